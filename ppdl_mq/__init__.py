@@ -1,0 +1,3 @@
+"""Privacy-preserving deep learning over a message broker, by weight transmission."""
+
+__version__ = "0.1.0"

@@ -1,0 +1,1 @@
+"""Keys, seals, hashes: bytes in, bytes out."""

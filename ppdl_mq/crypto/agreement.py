@@ -1,0 +1,58 @@
+"""Sealing keys that two peers, or all of them, arrive at. Source: docs/PROTOCOL.md, section 2."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+
+from nacl import bindings
+from nacl.utils import random as system_random
+
+from ppdl_mq.crypto import labels
+from ppdl_mq.crypto.hashing import framed, sha256
+from ppdl_mq.crypto.seal import KEY_BYTES, Random
+from ppdl_mq.crypto.secret import Secret
+from ppdl_mq.errors import Unauthentic
+
+
+def new_secret(*, random: Random = system_random) -> Secret:
+    """Draw 32 random bytes: a session's X25519 secret, or a contribution to the trial key."""
+    return Secret(random(KEY_BYTES))
+
+
+def public_half(secret: Secret) -> bytes:
+    """Return the X25519 public key (32 bytes) of a secret."""
+    return bindings.crypto_scalarmult_base(secret.reveal())
+
+
+def identity_pair_key(secret: Secret, public: bytes, *, trial_id: bytes, sender: str, recipient: str) -> Secret:
+    """Derive the key under which `sender` seals to `recipient` before a session is agreed.
+
+    Args:
+        secret: one's own X25519 identity secret.
+        public: the other's X25519 identity key, 32 bytes.
+        trial_id: 32 bytes.
+        sender: name of the one who seals.
+        recipient: name of the one who opens.
+    """
+    return _pair_key(labels.IDENTITY_PAIR, secret, public, trial_id, sender, recipient)
+
+
+def session_pair_key(secret: Secret, public: bytes, *, session_id: bytes, sender: str, recipient: str) -> Secret:
+    """Derive the key under which `sender` seals to `recipient` within a session; arguments as above."""
+    return _pair_key(labels.SESSION_PAIR, secret, public, session_id, sender, recipient)
+
+
+def trial_key(session_id: bytes, contributions: Mapping[str, Secret]) -> Secret:
+    """Derive the key that all peers of a server-aided trial share from 32 random bytes of each."""
+    parts = [part for name in sorted(contributions) for part in (name.encode(), contributions[name].reveal())]
+    return Secret(sha256(labels.TRIAL_KEY, session_id, *parts))
+
+
+def _pair_key(label: bytes, secret: Secret, public: bytes, context: bytes, sender: str, recipient: str) -> Secret:
+    try:
+        shared = bindings.crypto_scalarmult(secret.reveal(), public)
+    except RuntimeError:  # libsodium refuses a point of small order: the result would be all zeros
+        raise Unauthentic("A public key is of small order.") from None
+    info = framed(label, context, sender.encode(), recipient.encode())
+    return Secret(hashlib.blake2b(info, key=shared, digest_size=KEY_BYTES).digest())

@@ -1,0 +1,54 @@
+"""The one seal: XChaCha20-Poly1305 with a random 192-bit nonce that never leaves this module.
+
+Source: RFC 8439 and draft-irtf-cfrg-xchacha-03 (libsodium's `crypto_aead_xchacha20poly1305_ietf`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final
+
+from nacl import bindings
+from nacl.exceptions import CryptoError
+from nacl.utils import random as system_random
+
+from ppdl_mq.crypto.secret import Secret
+from ppdl_mq.errors import Unauthentic
+
+Random = Callable[[int], bytes]
+
+KEY_BYTES: Final = 32
+NONCE_BYTES: Final = 24
+TAG_BYTES: Final = 16
+OVERHEAD_BYTES: Final = NONCE_BYTES + TAG_BYTES
+
+
+def seal(key: Secret, plaintext: bytes, associated: bytes, *, random: Random = system_random) -> bytes:
+    """Seal `plaintext` and authenticate `associated` with it.
+
+    Args:
+        key: 32 bytes.
+        plaintext: any length.
+        associated: authenticated, not hidden.
+        random: the system's generator; test vectors pass their own.
+
+    Returns:
+        nonce (24 bytes) || ciphertext || tag (16 bytes).
+    """
+    nonce = random(NONCE_BYTES)
+    return nonce + bindings.crypto_aead_xchacha20poly1305_ietf_encrypt(plaintext, associated, nonce, key.reveal())
+
+
+def open_sealed(key: Secret, sealed: bytes, associated: bytes) -> bytes:
+    """Return the plaintext of what `seal` returned.
+
+    Raises:
+        Unauthentic: another key, or a byte of `sealed` or `associated` was changed.
+    """
+    if len(sealed) < OVERHEAD_BYTES:
+        raise Unauthentic("A sealed part is shorter than its nonce and tag.")
+    nonce, ciphertext = sealed[:NONCE_BYTES], sealed[NONCE_BYTES:]
+    try:
+        return bindings.crypto_aead_xchacha20poly1305_ietf_decrypt(ciphertext, associated, nonce, key.reveal())
+    except CryptoError:
+        raise Unauthentic("A seal does not open: another key, or the message was altered.") from None
