@@ -1,0 +1,1 @@
+"""The machines: events in, effects out. No I/O, no clock, no threads, no randomness of their own."""

@@ -1,0 +1,124 @@
+"""What a machine knows from the start: the manifest's facts and who it is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Literal, Self
+
+from ppdl_mq.config.manifest import Manifest
+from ppdl_mq.crypto.identity import Identity, PublicIdentity
+from ppdl_mq.errors import IdentityError
+from ppdl_mq.protocol.schedule import Schedule
+from ppdl_mq.wire.kinds import Kind
+from ppdl_mq.wire.trial_id import manifest_bytes, trial_id
+
+WEIGHTS = "weights"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Terms:
+    """The terms of a trial, from one peer's point of view.
+
+    Args:
+        me: this peer's name.
+        protocol: how weights move.
+        trial_id: 32 bytes.
+        manifest: its canonical bytes.
+        layout: 32 bytes, digest of the model's layout at this peer.
+        software: for people.
+        peers: every peer's pinned public identity.
+        schedule: whose turn it is.
+        sign: signs with this peer's identity, 64 bytes; Ed25519 has no randomness, so the machine stays a function.
+    """
+
+    me: str
+    protocol: Literal["server-aided", "fully-connected"]
+    trial_id: bytes
+    manifest: bytes
+    layout: bytes
+    software: str
+    peers: Mapping[str, PublicIdentity]
+    schedule: Schedule
+    sign: Callable[[bytes], bytes] = field(repr=False, compare=False)
+
+    @classmethod
+    def of(cls, manifest: Manifest, identity: Identity, *, layout: bytes, software: str) -> Self:
+        """Return the terms of `manifest` for the peer of this identity.
+
+        Raises:
+            IdentityError: these keys are not in the manifest.
+        """
+        me = cls.name_of(manifest, identity.public)
+        peers = {peer.name: PublicIdentity.from_keys(peer.name, peer.keys) for peer in manifest.peers}
+        the_id = trial_id(manifest)
+        schedule = Schedule(
+            trial_id=the_id,
+            peers=manifest.peer_names,
+            epochs=manifest.training.epochs,
+            turns_per_epoch=manifest.training.turns_per_epoch,
+            order=manifest.order,
+        )
+        return cls(
+            me=me,
+            protocol=manifest.protocol,
+            trial_id=the_id,
+            manifest=manifest_bytes(manifest),
+            layout=layout,
+            software=software,
+            peers=peers,
+            schedule=schedule,
+            sign=identity.sign,
+        )
+
+    @staticmethod
+    def name_of(manifest: Manifest, public: PublicIdentity) -> str:
+        """Return the name under which the manifest pins these keys.
+
+        Raises:
+            IdentityError: it does not.
+        """
+        for peer in manifest.peers:
+            if peer.keys == public.keys:
+                return peer.name
+        raise IdentityError(
+            f"The identity of {public.name} ({public.fingerprint}) is not in the manifest of trial {manifest.name}.",
+            hint="Send the line that `ppdl-mq identity show` prints to the trial's coordinator.",
+        )
+
+    @property
+    def others(self) -> tuple[str, ...]:
+        """The names of the other peers, sorted."""
+        return tuple(sorted(name for name in self.peers if name != self.me))
+
+    def is_for_all(self, kind: Kind) -> bool:
+        """Tell whether messages of this kind rest at `weights`, sealed with the trial key."""
+        return self.uses_trial_key and kind is Kind.TURN
+
+    def kinds(self) -> frozenset[Kind]:
+        """Return the kinds of message that this protocol has."""
+        return frozenset(Kind) if self.uses_trial_key else frozenset(Kind) - {Kind.NOTICE}
+
+    @property
+    def uses_trial_key(self) -> bool:
+        """Whether weights rest at the relay under one key of all peers."""
+        return self.protocol == "server-aided"
+
+    @property
+    def finisher(self) -> str:
+        """The peer of the last turn."""
+        return self.schedule.turn(self.schedule.turns).peer
+
+    def my_next_turn(self, after: int) -> int | None:
+        """Return the number of this peer's first turn after turn `after`, or None when it has no more."""
+        return self.next_turn_of(self.me, after)
+
+    def next_turn_of(self, peer: str, after: int) -> int | None:
+        """Return the number of the first turn of `peer` after turn `after`; it is less than two cycles away."""
+        last = min(self.schedule.turns, after + 2 * len(self.peers))
+        return next((n for n in range(after + 1, last + 1) if self.schedule.turn(n).peer == peer), None)
+
+    def last_turn_of(self, peer: str, before: int) -> int | None:
+        """Return the number of the last turn of `peer` before turn `before`, or None."""
+        first = max(1, before - 2 * len(self.peers))
+        return next((n for n in range(before - 1, first - 1, -1) if self.schedule.turn(n).peer == peer), None)
