@@ -1,0 +1,1 @@
+"""One organisation's process: drives the machines over a transport, with a journal and a worker."""

@@ -1,0 +1,117 @@
+"""Takes the weights that rest at the relay, and holds on to them until their successor is safe.
+
+Source: docs/PROTOCOL.md, section 8, `server-aided`.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Final
+
+from ppdl_mq.config import limits
+from ppdl_mq.errors import Malformed, RemoteError
+from ppdl_mq.peer.intake import Intake
+from ppdl_mq.peer.quarantine import Quarantine
+from ppdl_mq.protocol.effects import Fetch
+from ppdl_mq.protocol.state import Phase, State
+from ppdl_mq.protocol.terms import WEIGHTS
+from ppdl_mq.transport.base import Delivery, Transport
+from ppdl_mq.wire.header import split_part
+
+_FIRST_DELAY_S: Final = 0.02
+_LAST_DELAY_S: Final = 2.0
+
+
+class Fetcher:
+    """Empties `weights` of one turn.
+
+    Args:
+        transport: to the relay.
+        intake: assembles.
+        quarantine: for what else lies there.
+    """
+
+    def __init__(self, transport: Transport, intake: Intake, quarantine: Quarantine) -> None:
+        self._transport = transport
+        self._intake = intake
+        self._quarantine = quarantine
+        self._wanted: Fetch | None = None
+        self._held: list[Delivery] = []
+        self._delay_s = _FIRST_DELAY_S
+        self._next_at = 0.0
+
+    def want(self, fetch: Fetch) -> None:
+        """Begin to look for the message of a notice."""
+        self._wanted = fetch
+        self._delay_s, self._next_at = _FIRST_DELAY_S, 0.0
+
+    def sweep(self, state: State) -> bool:
+        """Take what is there, if it is time to; return whether something new was kept.
+
+        Parts of the wanted message are held unacknowledged, older turns are acknowledged and so dropped, what is
+        refused is set aside and dropped, anything else goes back.
+
+        Raises:
+            RelayLost: the connection broke; what was held went back to the queue.
+        """
+        fetch = self._wanted
+        if fetch is None or time.monotonic() < self._next_at:
+            return False
+        if state.phase is not Phase.FETCHING:
+            self._wanted = None
+            return False
+        kept = False
+        others: list[Delivery] = []
+        done: list[Delivery] = []
+        try:
+            for _ in range(limits.MAX_PARTS):
+                delivery = self._transport.get(WEIGHTS)
+                if delivery is None:
+                    break
+                try:
+                    header, _, _ = split_part(delivery.body)
+                    if header.message_id == fetch.message_id and header.turn == fetch.turn:
+                        if not self._intake.holds(header):
+                            kept = self._intake.take(state, delivery.body) is not None or kept
+                        self._held.append(delivery)
+                        if self._intake.has_whole(header):
+                            break
+                    elif header.turn < fetch.turn:
+                        done.append(delivery)
+                    elif len(others) < limits.MAX_OPEN_MESSAGES_PER_SENDER:
+                        others.append(delivery)
+                    else:
+                        raise Malformed("The queue of weights holds too much that is of no turn of now.")
+                except RemoteError as error:
+                    self._quarantine.add(error, delivery.body)
+                    done.append(delivery)
+                if len(done) >= limits.RECEIVE_BATCH_PARTS:
+                    self._transport.ack(done)
+                    done.clear()
+        finally:
+            self._transport.requeue(others)
+        self._intake.flush()
+        self._transport.ack(done)
+        self._delay_s = _FIRST_DELAY_S if kept else min(_LAST_DELAY_S, self._delay_s * 2)
+        self._next_at = time.monotonic() + self._delay_s
+        return kept
+
+    def next_sweep_s(self) -> float | None:
+        """Return in how many seconds to look again, or None when nothing is wanted."""
+        return None if self._wanted is None else max(0.0, self._next_at - time.monotonic())
+
+    def release(self) -> None:
+        """Acknowledge what is held: the relay has its successor."""
+        held, self._held = self._held, []
+        self._transport.ack(held)
+
+    def start_over(self) -> None:
+        """Give back what is held, to be taken again: its message did not become complete."""
+        held, self._held = self._held, []
+        self._transport.requeue(held)
+        self._next_at = 0.0
+
+    def forget_deliveries(self) -> None:
+        """Give up what is held: its connection is gone, and the next reader will find and drop it."""
+        self._held = []
+        self._next_at = 0.0

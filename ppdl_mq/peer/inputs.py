@@ -1,0 +1,97 @@
+"""What reaches the peer's one loop from other threads, through one queue."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from dataclasses import dataclass, field
+
+from ppdl_mq.errors import PpdlError, RelayError
+from ppdl_mq.training.worker import Evaluation, TurnResult
+from ppdl_mq.transport.base import Delivery, Transport
+
+
+@dataclass(frozen=True, slots=True)
+class Delivered:
+    """The relay handed out a message on connection number `connection`."""
+
+    delivery: Delivery
+    connection: int
+
+
+@dataclass(frozen=True, slots=True)
+class LinkDown:
+    """Connection number `connection` is gone."""
+
+    error: RelayError
+    connection: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TurnTrained:
+    """The worker finished a turn.
+
+    Args:
+        turn: which; 0 for the initial weights.
+        result: the weights, and how it went.
+        digest: SHA-256 of the weights.
+        evaluation: on the own hold-out, where the turn called for one.
+        seconds: wall-clock time of the training.
+    """
+
+    turn: int
+    result: TurnResult = field(repr=False)
+    digest: bytes
+    evaluation: Evaluation | None
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingFailed:
+    """The worker could not finish a turn."""
+
+    error: PpdlError
+
+
+@dataclass(frozen=True, slots=True)
+class StopAsked:
+    """Somebody asked this peer to stop."""
+
+
+Input = Delivered | LinkDown | TurnTrained | TrainingFailed | StopAsked
+Inputs = queue.SimpleQueue[Input]
+
+
+class Receiver:
+    """Moves deliveries from a transport into the queue, in a thread of its own, until the connection ends.
+
+    The transport bounds how many are under way, since nothing is acknowledged here.
+
+    Args:
+        transport: connected and subscribed.
+        inputs: where to.
+        connection: number of the connection.
+    """
+
+    def __init__(self, transport: Transport, inputs: Inputs, connection: int) -> None:
+        self._transport = transport
+        self._inputs = inputs
+        self._connection = connection
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="receiver", daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End the thread; what it put into the queue stays there."""
+        self._stopped.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        while not self._stopped.is_set():
+            try:
+                delivery = self._transport.receive(timeout_s=0.5)
+            except RelayError as error:
+                self._inputs.put(LinkDown(error, self._connection))
+                return
+            if delivery is not None:
+                self._inputs.put(Delivered(delivery, self._connection))

@@ -1,0 +1,280 @@
+"""From parts, as the relay hands them out, to messages whose seal and signature hold.
+
+Parts come in any order, twice, altered, invented. What is refused raises and leaves no trace but in the quarantine.
+Source: docs/PROTOCOL.md, section 3.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from ppdl_mq.config import limits
+from ppdl_mq.crypto.seal import open_sealed
+from ppdl_mq.errors import Malformed, Misdirected, OutOfTurn, TooLarge
+from ppdl_mq.peer.blobs import INLINE_BYTES, Blobs, BlobWriter
+from ppdl_mq.peer.journal import Journal
+from ppdl_mq.protocol.keyring import Keyring
+from ppdl_mq.protocol.state import State
+from ppdl_mq.protocol.terms import WEIGHTS, Terms
+from ppdl_mq.wire.envelope import Opened, read_body
+from ppdl_mq.wire.header import NO_SESSION, Header, decode_header, split_part
+from ppdl_mq.wire.kinds import Kind
+
+
+@dataclass(slots=True, kw_only=True)
+class _Assembly:
+    """A message of which some parts are here."""
+
+    row: int
+    header: Header
+    blob: int
+    got: set[int]
+    fresh: list[int]  # written, but not yet journalled
+    writer: BlobWriter | None
+
+    @property
+    def is_complete(self) -> bool:
+        return len(self.got) == self.header.parts
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Arrived:
+    """A complete message in the journal.
+
+    Args:
+        row: its number in the journal.
+        blob: where its plaintext body is.
+        opened: what it is.
+    """
+
+    row: int
+    blob: int
+    opened: Opened
+
+
+class Intake:
+    """Assembles messages in the journal.
+
+    Args:
+        terms: of the trial.
+        keyring: opens parts.
+        journal: where parts are kept.
+        blobs: its byte strings.
+        weights_bytes: of the model.
+        chunk_bytes: largest part that the manifest allows.
+    """
+
+    def __init__(
+        self, terms: Terms, keyring: Keyring, journal: Journal, blobs: Blobs, *, weights_bytes: int, chunk_bytes: int
+    ) -> None:
+        self._terms = terms
+        self._keyring = keyring
+        self._journal = journal
+        self._blobs = blobs
+        self._weights_bytes = weights_bytes
+        self._chunk_bytes = chunk_bytes
+        self._open: dict[tuple[str, bytes], _Assembly] = dict(self._reload())
+
+    def take(self, state: State, part: bytes) -> Header | None:
+        """Check a part and keep its plaintext; `flush` makes that durable.
+
+        Returns:
+            Its header; None when it is a replay, or parked until the session is known.
+
+        Raises:
+            RemoteError: it is refused.
+        """
+        if len(part) > self._chunk_bytes:
+            raise TooLarge("A message is larger than the manifest allows.")
+        header, associated, sealed = split_part(part)
+        self._check_address(state, header)
+        if self._is_seen(header):
+            return None
+        key = self._keyring.key(state, header)
+        if key is None:
+            if header.kind is not Kind.CONFIRM or state.session_id:
+                raise OutOfTurn(f"A {header.kind.name} of {header.sender} came before the session was agreed.")
+            self._park(header, part)
+            return None
+        self._keep(header, open_sealed(key, sealed, associated))
+        return header
+
+    def holds(self, header: Header) -> bool:
+        """Tell whether this very part is here already."""
+        assembly = self._open.get((header.sender, header.message_id))
+        return assembly is not None and header.part in assembly.got
+
+    def has_whole(self, header: Header) -> bool:
+        """Tell whether every part of a message that was begun is here."""
+        assembly = self._open.get((header.sender, header.message_id))
+        return assembly is not None and assembly.is_complete
+
+    def flush(self) -> None:
+        """Return when every part taken is on disk; only then may it be acknowledged."""
+        dirty = [assembly for assembly in self._open.values() if assembly.fresh]
+        if not dirty:
+            return
+        for assembly in dirty:
+            if assembly.writer:
+                assembly.writer.sync()
+        with self._journal.transaction() as db:
+            for assembly in dirty:
+                rows = [(assembly.row, part) for part in assembly.fresh]
+                db.executemany("INSERT OR IGNORE INTO incoming_part VALUES (?, ?)", rows)
+                if assembly.is_complete:
+                    db.execute("UPDATE incoming SET complete = 1 WHERE id = ?", (assembly.row,))
+        for assembly in dirty:
+            assembly.fresh.clear()
+            if assembly.is_complete:
+                if assembly.writer:
+                    assembly.writer.close()
+                del self._open[assembly.header.sender, assembly.header.message_id]
+
+    def complete(self) -> list[tuple[int, Header, int]]:
+        """Return (row, header, blob) of every complete message that was not worked on yet, oldest first."""
+        found = self._journal.db.execute("SELECT id, header, blob FROM incoming WHERE complete = 1 ORDER BY id")
+        return [(row, decode_header(header)[0], blob) for row, header, blob in found.fetchall()]
+
+    def read(self, row: int, header: Header, blob: int) -> Arrived:
+        """Check the signature of a complete message and decode it.
+
+        Raises:
+            RemoteError: it is refused; the caller drops it.
+        """
+        with self._blobs.view(blob) as body:
+            opened = read_body(header, body, self._terms.peers[header.sender])
+        if header.kind.carries_weights and opened.blob_bytes != self._weights_bytes:
+            raise Malformed(
+                f"The weights of {header.sender} have {opened.blob_bytes} bytes, not {self._weights_bytes}."
+            )
+        return Arrived(row=row, blob=blob, opened=opened)
+
+    def settle(self, row: int, header: Header, *, keep_blob: bool = False, remember: bool = True) -> None:
+        """Remove a message that was worked on or refused. Call within a transaction.
+
+        Args:
+            row: of the message.
+            header: of the message.
+            keep_blob: its body was taken over.
+            remember: drop it silently when it comes again. Not for a refused one: its id may have been chosen by
+                somebody who wants the right message dropped.
+        """
+        with self._journal.transaction() as db:
+            blob = db.execute("SELECT blob FROM incoming WHERE id = ?", (row,)).fetchone()[0]
+            db.execute("DELETE FROM incoming WHERE id = ?", (row,))
+            if not keep_blob:
+                self._blobs.delete(blob)
+            if remember:
+                db.execute("INSERT OR IGNORE INTO seen VALUES (?, ?)", (header.sender, header.message_id))
+
+    def unpark(self) -> Iterator[bytes]:
+        """Take back the parts that were kept until the session is known."""
+        with self._journal.transaction() as db:
+            parts = [bytes(row[0]) for row in db.execute("SELECT part FROM parked ORDER BY id").fetchall()]
+            db.execute("DELETE FROM parked")
+        yield from parts
+
+    def forget_turns(self, before_turn: int) -> None:
+        """Give up unfinished messages of turns before this one: others have built on them, or they come again whole.
+
+        In server-aided every peer can make parts in another's name (the signature over the whole tells), so that what
+        was begun may never become complete.
+        """
+        with self._journal.transaction():
+            for key, assembly in list(self._open.items()):
+                if assembly.header.kind is Kind.TURN and assembly.header.turn < before_turn:
+                    self._discard(key, assembly)
+
+    def _check_address(self, state: State, header: Header) -> None:
+        """Hold the header to section 3, rules 2 to 4, before any cryptography."""
+        terms, kind = self._terms, header.kind
+        if kind not in terms.kinds():
+            raise Misdirected(f"A {kind.name} has no place in {terms.protocol}.")
+        if header.sender not in terms.peers or header.sender == terms.me:
+            raise Misdirected("A message is from somebody who is not another peer of this trial.")
+        if header.recipient != (WEIGHTS if terms.is_for_all(kind) else terms.me):
+            raise Misdirected("A message is for somebody else.")
+        if header.trial_id != terms.trial_id and kind is not Kind.HELLO:
+            raise Misdirected(f"A {kind.name} of {header.sender} is of another trial.")
+        expected = NO_SESSION if kind.before_session else state.session_id
+        if header.session_id != expected and (kind.before_session or state.session_id):
+            raise Misdirected(f"A {kind.name} of {header.sender} is of another session.")
+        if header.attempt or header.body_bytes > kind.max_body_bytes(self._weights_bytes):
+            raise TooLarge(f"A {kind.name} of {header.sender} is larger than any can be.")
+        if kind in (Kind.TURN, Kind.NOTICE) and not (
+            1 <= header.turn <= terms.schedule.turns and terms.schedule.turn(header.turn).peer == header.sender
+        ):
+            raise OutOfTurn(f"{header.sender} sent turn {header.turn}, which is not its own.")
+
+    def _is_seen(self, header: Header) -> bool:
+        where = (header.sender, header.message_id)
+        seen = "SELECT 1 FROM seen WHERE sender = ? AND message_id = ?"
+        waiting = "SELECT 1 FROM incoming WHERE sender = ? AND message_id = ? AND complete = 1"
+        return any(self._journal.db.execute(query, where).fetchone() for query in (seen, waiting))
+
+    def _park(self, header: Header, part: bytes) -> None:
+        with self._journal.transaction() as db:
+            held = db.execute("SELECT count(*) FROM parked WHERE sender = ?", (header.sender,)).fetchone()[0]
+            if held >= limits.MAX_PARKED_PER_SENDER:
+                raise OutOfTurn(f"Too many messages of {header.sender} wait for the session to be agreed.")
+            db.execute("INSERT OR IGNORE INTO parked (sender, part) VALUES (?, ?)", (header.sender, part))
+
+    def _keep(self, header: Header, plaintext: bytes) -> None:
+        key = (header.sender, header.message_id)
+        assembly = self._open.get(key)
+        if assembly is None:
+            assembly = self._open[key] = self._begin(header, plaintext)
+        elif assembly.header.of_part(0) != header.of_part(0):
+            raise Malformed(f"Parts of one message of {header.sender} have different headers.")
+        if header.part in assembly.got:
+            return
+        if assembly.writer:
+            assembly.writer.write(header.part * header.stride, plaintext)
+        assembly.got.add(header.part)
+        assembly.fresh.append(header.part)
+
+    def _begin(self, header: Header, plaintext: bytes) -> _Assembly:
+        """Make room for a message; the only part of a small one goes into the row at once."""
+        pending = sum(sender == header.sender for sender, _ in self._open)
+        if pending >= limits.MAX_OPEN_MESSAGES_PER_SENDER:
+            raise OutOfTurn(f"Too many messages of {header.sender} miss parts.")
+        is_small = header.parts == 1 and header.body_bytes <= INLINE_BYTES
+        with self._journal.transaction() as db:
+            blob = self._blobs.put(plaintext) if is_small else self._blobs.reserve(header.body_bytes)
+            row = db.execute(
+                "INSERT INTO incoming (sender, message_id, header, blob) VALUES (?, ?, ?, ?)",
+                (header.sender, header.message_id, header.of_part(0).encode(), blob),
+            ).lastrowid
+            assert row is not None
+        writer = None if is_small else self._blobs.reopen(blob, header.body_bytes)
+        return _Assembly(row=row, header=header, blob=blob, got=set(), fresh=[], writer=writer)
+
+    def _discard(self, key: tuple[str, bytes], assembly: _Assembly) -> None:
+        if assembly.writer:
+            assembly.writer.close()
+        del self._open[key]
+        self.settle(assembly.row, assembly.header, remember=False)
+
+    def _reload(self) -> Iterator[tuple[tuple[str, bytes], _Assembly]]:
+        rows = self._journal.db.execute("SELECT id, header, blob FROM incoming WHERE complete = 0").fetchall()
+        for row, encoded, blob in rows:
+            header = decode_header(encoded)[0]
+            parts = self._journal.db.execute("SELECT part FROM incoming_part WHERE incoming = ?", (row,))
+            got = {part for (part,) in parts}
+            if header.parts == 1:  # its row was written, its part was not journalled: it will come again
+                with self._journal.transaction():
+                    self.settle(row, header, remember=False)
+                continue
+            writer = self._blobs.reopen(blob, header.body_bytes)
+            yield (
+                (header.sender, header.message_id),
+                _Assembly(row=row, header=header, blob=blob, got=got, fresh=[], writer=writer),
+            )
+
+    def close(self) -> None:
+        """Give the files of unfinished messages back to the system."""
+        for assembly in self._open.values():
+            if assembly.writer:
+                assembly.writer.close()
+        self._open.clear()

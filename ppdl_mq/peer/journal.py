@@ -1,0 +1,183 @@
+"""What a peer must not forget: one SQLite file in its state folder, held by one process at a time.
+
+Order of things: deliver, journal, acknowledge, work, journal, publish, mark. Whatever is done twice is harmless.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final
+
+from ppdl_mq.config import limits
+from ppdl_mq.crypto import labels
+from ppdl_mq.crypto.hashing import sha256
+from ppdl_mq.crypto.identity import Identity
+from ppdl_mq.crypto.seal import open_sealed, seal
+from ppdl_mq.crypto.secret import Secret
+from ppdl_mq.errors import AlreadyRunning, JournalError, Malformed, Unauthentic
+from ppdl_mq.wire import canonical
+
+_FORMAT: Final = 1
+_SCHEMA: Final = """
+CREATE TABLE fact (name TEXT PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID;
+CREATE TABLE blob (id INTEGER PRIMARY KEY AUTOINCREMENT, bytes INTEGER NOT NULL, inline BLOB);
+CREATE TABLE incoming (
+    id INTEGER PRIMARY KEY, sender TEXT NOT NULL, message_id BLOB NOT NULL, header BLOB NOT NULL,
+    blob INTEGER NOT NULL REFERENCES blob, complete INTEGER NOT NULL DEFAULT 0, UNIQUE (sender, message_id));
+CREATE TABLE incoming_part (
+    incoming INTEGER NOT NULL REFERENCES incoming ON DELETE CASCADE, part INTEGER NOT NULL,
+    PRIMARY KEY (incoming, part)) WITHOUT ROWID;
+CREATE TABLE parked (id INTEGER PRIMARY KEY, sender TEXT NOT NULL, part BLOB NOT NULL, UNIQUE (sender, part));
+CREATE TABLE seen (sender TEXT, message_id BLOB, PRIMARY KEY (sender, message_id)) WITHOUT ROWID;
+CREATE TABLE outgoing (
+    id INTEGER PRIMARY KEY, kind INTEGER NOT NULL, turn INTEGER NOT NULL, recipient TEXT NOT NULL,
+    ordinal INTEGER NOT NULL, reader TEXT NOT NULL, message_id BLOB NOT NULL, blob INTEGER NOT NULL REFERENCES blob,
+    part_bytes INTEGER NOT NULL, sent INTEGER NOT NULL DEFAULT 0, UNIQUE (kind, turn, recipient, ordinal));
+CREATE TABLE weights (turn INTEGER PRIMARY KEY, blob INTEGER NOT NULL REFERENCES blob, start INTEGER NOT NULL,
+    bytes INTEGER NOT NULL);
+CREATE TABLE refused (id INTEGER PRIMARY KEY, at REAL NOT NULL, reason TEXT NOT NULL, head BLOB NOT NULL);
+CREATE TABLE refused_count (reason TEXT PRIMARY KEY, count INTEGER NOT NULL) WITHOUT ROWID;
+"""
+
+
+class Journal:
+    """The journal of one peer in one trial. Used by one thread.
+
+    Args:
+        folder: made if missing, mode 0700.
+        trial_id: 32 bytes.
+        identity: whose journal it is; it seals the secrets in it.
+
+    Raises:
+        AlreadyRunning: another process holds it.
+        JournalError: damaged, or of another trial or identity.
+    """
+
+    def __init__(self, folder: Path, *, trial_id: bytes, identity: Identity) -> None:
+        self.folder = folder
+        self._key = Secret(sha256(labels.JOURNAL_KEY, identity.secret.reveal(), trial_id))
+        self._lock = _take_lock(folder)
+        self._depth = 0
+        self._unlink_after: list[Path] = []
+        try:
+            self.db = self._open(trial_id, identity)
+        except sqlite3.Error as fault:
+            os.close(self._lock)
+            raise _damaged(folder, str(fault)) from None
+        except JournalError:
+            os.close(self._lock)
+            raise
+
+    def close(self) -> None:
+        """Leave the journal to the next process."""
+        self.db.close()
+        os.close(self._lock)
+
+    @contextmanager
+    def transaction(self) -> Iterator[sqlite3.Connection]:
+        """Everything in the block is on disk when it ends, or nothing of it. Blocks nest; the outermost decides."""
+        if self._depth:
+            yield self.db
+            return
+        self._depth += 1
+        try:
+            self.db.execute("BEGIN IMMEDIATE")
+            try:
+                yield self.db
+            except BaseException:
+                self._unlink_after.clear()
+                self.db.execute("ROLLBACK")
+                raise
+            self.db.execute("COMMIT")
+        except sqlite3.Error as fault:
+            raise _damaged(self.folder, str(fault)) from None
+        finally:
+            self._depth -= 1
+        for path in self._unlink_after:
+            path.unlink(missing_ok=True)
+        self._unlink_after.clear()
+
+    def unlink_on_commit(self, path: Path) -> None:
+        """Remove a file when the transaction has succeeded, so that no row ever names a missing one."""
+        self._unlink_after.append(path)
+
+    def fact(self, name: str) -> bytes | None:
+        """Return a value that was kept under this name."""
+        row = self.db.execute("SELECT value FROM fact WHERE name = ?", (name,)).fetchone()
+        return None if row is None else bytes(row[0])
+
+    def keep_fact(self, name: str, value: bytes) -> None:
+        """Keep a value under this name, in place of an earlier one."""
+        with self.transaction() as db:
+            db.execute("INSERT OR REPLACE INTO fact VALUES (?, ?)", (name, value))
+
+    def secret_fact(self, name: str) -> Any:
+        """Return plain data that was kept sealed, or None.
+
+        Raises:
+            JournalError: it does not open.
+        """
+        sealed = self.fact(name)
+        if sealed is None:
+            return None
+        try:
+            return canonical.decode(open_sealed(self._key, sealed, name.encode()), limit_bytes=limits.MAX_STATE_BYTES)
+        except (Unauthentic, Malformed):
+            raise _damaged(self.folder, f"the sealed entry {name!r} does not open") from None
+
+    def keep_secret_fact(self, name: str, data: Any) -> None:
+        """Keep plain data sealed under a key that follows from the identity."""
+        self.keep_fact(name, seal(self._key, canonical.encode(data), name.encode()))
+
+    def _open(self, trial_id: bytes, identity: Identity) -> sqlite3.Connection:
+        path = self.folder / "journal.sqlite"
+        is_new = not path.exists()
+        db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+        path.chmod(0o600)
+        # FULL: a message is acknowledged right after its commit, so the commit must survive a power cut.
+        for pragma in ("journal_mode = WAL", "synchronous = FULL", "foreign_keys = ON", "secure_delete = ON"):
+            db.execute(f"PRAGMA {pragma}")
+        belongs = {"format": bytes([_FORMAT]), "trial": trial_id, "keys": identity.public.raw_keys}
+        if is_new or not db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
+            db.executescript("BEGIN;" + _SCHEMA + "COMMIT;")
+            db.execute("BEGIN IMMEDIATE")
+            db.executemany("INSERT OR REPLACE INTO fact VALUES (?, ?)", belongs.items())
+            db.execute("COMMIT")
+            return db
+        found = {name: bytes(value) for name, value in db.execute("SELECT name, value FROM fact")}
+        for name, value in belongs.items():
+            if found.get(name) != value:
+                db.close()
+                raise JournalError(
+                    f"The journal in {self.folder} is of another {'version' if name == 'format' else name}.",
+                    hint="Use another state_dir for this trial and identity.",
+                )
+        return db
+
+
+def _take_lock(folder: Path) -> int:
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(lock)
+        raise AlreadyRunning(
+            f"Another process already runs this trial in {folder}.",
+            hint="See `ppdl-mq peer status`; stop that process first.",
+        ) from None
+    os.truncate(lock, 0)
+    os.pwrite(lock, f"{os.getpid()}\n".encode(), 0)
+    return lock
+
+
+def _damaged(folder: Path, reason: str) -> JournalError:
+    return JournalError(
+        f"The journal in {folder} cannot be used: {reason}.",
+        hint="Free disk space if it is full; otherwise keep the folder for inspection and start a renewed trial.",
+    )

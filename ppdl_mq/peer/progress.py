@@ -1,0 +1,44 @@
+"""What a person or program can watch while a peer runs: `progress.jsonl` grows, `status.json` is replaced."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from pathlib import Path
+from typing import Any, Final
+
+STATUS_NAME: Final = "status.json"
+PROGRESS_NAME: Final = "progress.jsonl"
+_STATUS_EVERY_S: Final = 0.5
+
+
+class Progress:
+    """Writes both files of one peer. Nothing in them is secret to the organisation; they never leave it.
+
+    Args:
+        folder: of the journal.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._written_at = 0.0
+        self._shown: dict[str, Any] = {}
+
+    def note(self, event: str, **facts: Any) -> None:
+        """Append one line: what happened, and when (seconds since 1970)."""
+        line = json.dumps({"event": event, "at": round(time.time(), 3), **facts}, allow_nan=False)
+        with (self._folder / PROGRESS_NAME).open("a", encoding="utf-8") as file:
+            file.write(line + "\n")
+
+    def show(self, status: dict[str, Any], *, now: bool = False) -> None:
+        """Replace the status; unless `now`, not more often than twice a second."""
+        if not now and (status == self._shown or time.monotonic() - self._written_at < _STATUS_EVERY_S):
+            return
+        self._written_at = time.monotonic()
+        self._shown = status
+        complete = status | {"updated": round(time.time(), 3), "pid": os.getpid()}
+        path = self._folder / STATUS_NAME
+        fresh = path.with_suffix(".new")
+        fresh.write_text(json.dumps(complete, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+        fresh.replace(path)

@@ -1,0 +1,39 @@
+"""What was refused: counted by reason, and the first of it set aside for a person to look at."""
+
+from __future__ import annotations
+
+import time
+
+from ppdl_mq.config import limits
+from ppdl_mq.errors import RemoteError
+from ppdl_mq.peer.journal import Journal
+
+
+class Quarantine:
+    """Refused messages of one journal, in bounded space.
+
+    Args:
+        journal: where.
+    """
+
+    def __init__(self, journal: Journal) -> None:
+        self._journal = journal
+
+    def add(self, error: RemoteError, message: bytes) -> None:
+        """Note a message that was refused, and why; its head is kept while there is room."""
+        with self._journal.transaction() as db:
+            reason = type(error).__name__
+            db.execute(
+                "INSERT INTO refused_count VALUES (?, 1) ON CONFLICT (reason) DO UPDATE SET count = count + 1",
+                (reason,),
+            )
+            if db.execute("SELECT count(*) FROM refused").fetchone()[0] < limits.MAX_QUARANTINE_RECORDS:
+                head = message[: limits.MAX_REFUSED_HEAD_BYTES]
+                db.execute(
+                    "INSERT INTO refused (at, reason, head) VALUES (?, ?, ?)",
+                    (time.time(), f"{reason}: {error.message}", head),
+                )
+
+    def counts(self) -> dict[str, int]:
+        """Return how many messages were refused, by the name of the error."""
+        return dict(self._journal.db.execute("SELECT reason, count FROM refused_count ORDER BY reason").fetchall())

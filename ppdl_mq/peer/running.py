@@ -1,0 +1,88 @@
+"""From an organisation's files to a running peer."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+from ppdl_mq import __version__
+from ppdl_mq.config.broker import BrokerAddress
+from ppdl_mq.config.manifest import Manifest
+from ppdl_mq.config.settings import PeerSettings
+from ppdl_mq.crypto.identity import Identity
+from ppdl_mq.errors import PeerFileError
+from ppdl_mq.peer.journal import Journal
+from ppdl_mq.peer.runner import Runner
+from ppdl_mq.protocol.terms import Terms
+from ppdl_mq.training import device
+from ppdl_mq.training.data.prepare import load_split
+from ppdl_mq.training.order import SEED_BYTES, rehearsal_seed
+from ppdl_mq.training.worker import Worker
+from ppdl_mq.transport.opening import open_transport
+from ppdl_mq.wire.trial_id import trial_id
+
+_SEED_FACT: Final = "sample seed"
+
+
+def state_folder(settings: PeerSettings, manifest: Manifest) -> Path:
+    """Return the folder of one trial in the organisation's state_dir."""
+    return settings.state_dir / f"{manifest.name}-{trial_id(manifest).hex()[:12]}"
+
+
+def run_peer(
+    manifest: Manifest,
+    settings: PeerSettings,
+    identity: Identity,
+    *,
+    folder: Path,
+    on_ready: Callable[[Runner], None] = lambda _: None,
+) -> Path:
+    """Take part in a trial until it has ended; return the path of the model.
+
+    Args:
+        manifest: of the trial.
+        settings: the organisation's own.
+        identity: its own.
+        folder: of the settings' file; relative paths of the data start there.
+        on_ready: is given the runner before it runs, so that a signal can stop it.
+
+    Raises:
+        PpdlError: what keeps this peer from taking part, or from going on.
+    """
+    name = Terms.name_of(manifest, identity.public)
+    if settings.sample_seed is not None and settings.mode != "rehearsal":
+        raise PeerFileError("sample_seed is set, which makes the order of samples known.", hint="Take it out.")
+    broker = BrokerAddress.from_settings(settings.broker, folder)
+    journal = Journal(state_folder(settings, manifest), trial_id=trial_id(manifest), identity=identity)
+    try:
+        seed = _sample_seed(journal, settings, name)
+        split = load_split(settings.data, manifest, seed, folder=folder)
+        worker = Worker(manifest, split, device=device.choose(settings.device))
+        terms = Terms.of(manifest, identity, layout=worker.layout.digest(), software=_software())
+        transport = open_transport(broker, trial=manifest.name, prefix=manifest.relay.prefix, peer=name)
+        runner = Runner(
+            terms, manifest, identity, journal, worker, seed, transport, broker_wait_s=settings.broker.wait_s
+        )
+        on_ready(runner)
+        return runner.run()
+    finally:
+        journal.close()
+
+
+def _sample_seed(journal: Journal, settings: PeerSettings, name: str) -> bytes:
+    """Return the peer's secret seed: drawn once and journalled, unless a rehearsal fixes it."""
+    if settings.sample_seed is not None:
+        return rehearsal_seed(settings.sample_seed, name)
+    stored = journal.secret_fact(_SEED_FACT)
+    if stored is None:
+        stored = secrets.token_bytes(SEED_BYTES)
+        journal.keep_secret_fact(_SEED_FACT, stored)
+    return bytes(stored)
+
+
+def _software() -> str:
+    import torch
+
+    return f"ppdl-mq {__version__}, torch {torch.__version__}"

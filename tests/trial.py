@@ -1,0 +1,139 @@
+"""A whole trial in one process, for tests: real identities, journals, workers and runners, one thread a peer."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ppdl_mq.config.manifest import Manifest
+from ppdl_mq.config.reading import manifest_from_data
+from ppdl_mq.crypto.identity import Identity
+from ppdl_mq.crypto.secret import Secret
+from ppdl_mq.peer.journal import Journal
+from ppdl_mq.peer.runner import Runner
+from ppdl_mq.protocol.terms import Terms
+from ppdl_mq.training.data.samples import Samples, Split
+from ppdl_mq.training.order import rehearsal_seed
+from ppdl_mq.training.saving import load_model
+from ppdl_mq.training.worker import Worker
+from ppdl_mq.transport.base import Transport
+from ppdl_mq.wire.trial_id import trial_id
+
+PEERS = ("anna", "bert", "cleo")
+
+
+def identity_of(name: str) -> Identity:
+    """An identity that follows from the name, so that failures can be repeated."""
+    seed = torch.Generator().manual_seed(int.from_bytes(name.encode()[:7], "big"))
+    return Identity(name=name, secret=Secret(bytes(torch.randint(0, 256, (64,), generator=seed).tolist())))
+
+
+def manifest_for(names: tuple[str, ...] = PEERS, **changes: Any) -> Manifest:
+    """A small trial; `changes` replace top-level fields, dotted names (`training__epochs`) inner ones."""
+    data: dict[str, Any] = {
+        "version": 1,
+        "name": "test",
+        "nonce": "00" * 16,
+        "protocol": "fully-connected",
+        "model": {
+            "callable": "ppdl_mq.training.models:mlp",
+            "arguments": {"inputs": 6, "hidden": [8], "outputs": 3, "activation": "tanh"},
+        },
+        "training": {"learning_rate": 0.1, "batch_size": 4, "epochs": 2},
+        "data": {"shape": [6], "classes": 3},
+        "peers": [{"name": name, "keys": identity_of(name).public.keys} for name in names],
+    }
+    for field, value in changes.items():
+        *tables, last = field.split("__")
+        place = data
+        for table in tables:
+            place = place.setdefault(table, {})
+        place[last] = value
+    return manifest_from_data(data)
+
+
+def split_for(name: str, manifest: Manifest, *, rows: int | None = None) -> Split:
+    """Random samples that follow from the name; the peers have different numbers of rows."""
+    count = rows if rows is not None else 9 + 4 * (sum(name.encode()) % 5)
+    seed = torch.Generator().manual_seed(sum(name.encode()))
+    inputs = torch.randn((count + 5, *manifest.data.shape), generator=seed)
+    targets = torch.randint(0, manifest.data.classes or 2, (count + 5,), generator=seed)
+    return Split(train=Samples(inputs[:count], targets[:count]), holdout=Samples(inputs[count:], targets[count:]))
+
+
+class TrialInProcess:
+    """Runs every peer of a manifest in a thread and collects models and errors."""
+
+    def __init__(
+        self,
+        manifest: Manifest,
+        folder: Path,
+        transport_for: Callable[[str], Transport],
+        *,
+        splits: Mapping[str, Split] | None = None,
+        manifests: Mapping[str, Manifest] | None = None,
+        patience_s: float = 60.0,
+    ) -> None:
+        self.manifest = manifest
+        self.folder = folder
+        self.transport_for = transport_for
+        self.splits = splits or {name: split_for(name, manifest) for name in manifest.peer_names}
+        self.manifests = manifests or {}
+        self.patience_s = patience_s
+        self.runners: dict[str, Runner] = {}
+        self.errors: dict[str, BaseException] = {}
+
+    def run_one(self, name: str) -> None:
+        """Run one peer in this thread until it ends; what it raises is kept in `errors`."""
+        manifest = self.manifests.get(name, self.manifest)
+        try:
+            identity = identity_of(name)
+            journal = Journal(self.folder / name, trial_id=trial_id(manifest), identity=identity)
+            try:
+                worker = Worker(manifest, self.splits[name], device=torch.device("cpu"))
+                terms = Terms.of(manifest, identity, layout=worker.layout.digest(), software="tests")
+                runner = self.runners[name] = Runner(
+                    terms,
+                    manifest,
+                    identity,
+                    journal,
+                    worker,
+                    rehearsal_seed(7, name),
+                    self.transport_for(name),
+                    broker_wait_s=20,
+                    patience_s=self.patience_s,
+                )
+                runner.run()
+            finally:
+                journal.close()
+        except BaseException as error:
+            self.errors[name] = error
+
+    def start(self, *names: str) -> list[threading.Thread]:
+        """Start peers; all of them if none is named."""
+        chosen = names or self.manifest.peer_names
+        threads = [threading.Thread(target=self.run_one, args=(name,), name=name, daemon=True) for name in chosen]
+        for thread in threads:
+            thread.start()
+        return threads
+
+    def run(self, *, timeout_s: float = 60.0) -> None:
+        """Run every peer to the end, and raise what one of them raised."""
+        for thread in self.start():
+            thread.join(timeout_s)
+            if thread.is_alive():
+                phases = {name: runner.state.phase.value for name, runner in self.runners.items()}
+                for runner in self.runners.values():
+                    runner.stop()
+                raise AssertionError(f"{thread.name} is still running: {phases}, {self.errors}")
+        for error in self.errors.values():
+            raise error
+
+    def model(self, name: str) -> bytes:
+        """The final weights of a peer, flat."""
+        runner = self.runners[name]
+        return bytes(load_model(runner.model_path, runner.worker.layout)[0])
