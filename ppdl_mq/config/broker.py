@@ -1,0 +1,190 @@
+"""Where the relay is and how to log in, as the adapters need it."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal, Self
+from urllib.parse import SplitResult, unquote, urlsplit
+
+from pydantic import SecretStr
+
+from ppdl_mq.config.settings import Broker
+from ppdl_mq.errors import ConfigError
+
+_PORTS = {"amqp": 5672, "amqps": 5671}
+_FORMS = "Write amqp://USER@HOST:PORT/VHOST, amqps://USER@HOST:PORT/VHOST or embedded:PATH."
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BrokerAddress:
+    """One relay. Holds no password, only where to find it, so that it may be printed.
+
+    Args:
+        scheme: which adapter, and whether with TLS.
+        host: name or IP address, without brackets; empty for `embedded`.
+        port: TCP port; 0 for `embedded`.
+        user: name at the broker; None where a client certificate says who we are.
+        vhost: virtual host of the broker.
+        path: the file of an embedded relay.
+        password_env: name of the environment variable that holds the password.
+        password_file: file whose first line is the password.
+        ca_file: PEM certificates to trust instead of the system's.
+        certificate_file: PEM client certificate.
+        key_file: its private key, where it is not in the same file.
+        declare: False where an administrator made the queues beforehand.
+        queue_type: what to ask for when declaring.
+    """
+
+    scheme: Literal["amqp", "amqps", "embedded"]
+    host: str = ""
+    port: int = 0
+    user: str | None = None
+    vhost: str = "/"
+    path: Path | None = None
+    password_env: str | None = None
+    password_file: Path | None = None
+    ca_file: Path | None = None
+    certificate_file: Path | None = None
+    key_file: Path | None = None
+    declare: bool = True
+    queue_type: Literal["classic", "quorum"] = "classic"
+
+    @classmethod
+    def parse(cls, url: str) -> Self:
+        """Read `amqp://user@host:port/vhost`, `amqps://...` or `embedded:PATH`.
+
+        Without a user and a client certificate it is `guest`, which brokers admit from their own machine only.
+
+        Raises:
+            ConfigError: the URL is malformed, or holds a password.
+        """
+        scheme, colon, rest = url.partition(":")
+        if colon and scheme == "embedded":
+            if not rest:
+                raise ConfigError("The broker's URL names no file.", hint=_FORMS)
+            return cls(scheme="embedded", path=Path(rest).expanduser())
+        try:
+            parts = urlsplit(url)
+            port, password, host = parts.port, parts.password, parts.hostname
+        except ValueError:  # its text may quote the URL, and with it a password
+            raise ConfigError("The broker's URL is malformed.", hint=_FORMS) from None
+        if password is not None:  # checked first, so that no later message quotes it
+            raise ConfigError(
+                "The broker's URL holds a password, which would end up in shell histories and logs.",
+                hint="Take it out, and set password_env or password_file under [broker] of peer.toml.",
+            )
+        if parts.scheme not in ("amqp", "amqps"):
+            raise ConfigError(
+                f"The broker's URL begins with {parts.scheme or url[:20]!r}, which is unknown.", hint=_FORMS
+            )
+        if not host:
+            raise ConfigError("The broker's URL names no host.", hint=_FORMS)
+        if parts.query or parts.fragment:
+            raise ConfigError("The broker's URL has a '?' or '#' part; options go into [broker] of peer.toml.")
+        return cls(
+            scheme="amqps" if parts.scheme == "amqps" else "amqp",
+            host=host,
+            port=port or _PORTS[parts.scheme],
+            user=unquote(parts.username) if parts.username else None,
+            vhost=_vhost(parts),
+        )
+
+    @classmethod
+    def from_settings(cls, broker: Broker, folder: Path | None = None) -> Self:
+        """Join the URL and the other entries of `[broker]`.
+
+        Args:
+            broker: the settings.
+            folder: what relative paths are relative to; the folder of peer.toml.
+
+        Raises:
+            ConfigError: the URL is malformed, or the entries do not fit together.
+        """
+        folder = folder or Path()
+
+        def resolved(path: Path | None) -> Path | None:
+            return None if path is None else folder / path.expanduser()
+
+        address = cls.parse(broker.url)
+        if address.scheme != "amqps" and (broker.ca_file or broker.certificate_file or broker.key_file):
+            raise ConfigError(
+                "ca_file, certificate_file and key_file need an amqps:// URL.", hint="Change the URL, or take them out."
+            )
+        if broker.key_file and not broker.certificate_file:
+            raise ConfigError("key_file is given without certificate_file.", hint="Give both, or neither.")
+        if broker.password_env and broker.password_file:
+            raise ConfigError("Both password_env and password_file are given.", hint="Keep one of them.")
+        return replace(
+            address,
+            path=resolved(address.path),
+            password_env=broker.password_env,
+            password_file=resolved(broker.password_file),
+            ca_file=resolved(broker.ca_file),
+            certificate_file=resolved(broker.certificate_file),
+            key_file=resolved(broker.key_file),
+            declare=broker.declare,
+            queue_type=broker.queue_type,
+        )
+
+    @property
+    def login(self) -> str:
+        """The user to log in as where a password, not a certificate, says who we are."""
+        return self.user or "guest"
+
+    @property
+    def by_certificate(self) -> bool:
+        """Whether the client certificate says who we are (SASL EXTERNAL)."""
+        return self.certificate_file is not None
+
+    def password(self) -> SecretStr:
+        """Read the password from where the settings say; call this as late as possible.
+
+        Raises:
+            ConfigError: no source is named, or the named one holds nothing.
+        """
+        if self.password_env is not None:
+            value = os.environ.get(self.password_env, "")
+            if not value:
+                raise ConfigError(
+                    f"The environment variable {self.password_env} with the broker's password is not set.",
+                    hint=f"Set it, for instance with `read -rs {self.password_env}; export {self.password_env}`.",
+                )
+            return SecretStr(value)
+        if self.password_file is not None:
+            try:
+                lines = self.password_file.read_text(encoding="utf-8").splitlines()
+            except (OSError, UnicodeDecodeError) as error:
+                reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+                raise ConfigError(
+                    f"The broker's password cannot be read from {self.password_file}: {reason}."
+                ) from None
+            if not lines or not lines[0]:
+                raise ConfigError(
+                    f"The first line of {self.password_file} should be the broker's password; it is empty."
+                )
+            return SecretStr(lines[0])
+        if self.login == "guest":
+            return SecretStr("guest")  # RabbitMQ's well-known default, admitted from the broker's own machine only
+        raise ConfigError(
+            f"No password is given for the broker's user {self.login!r}.",
+            hint="Set password_env or password_file under [broker] of peer.toml.",
+        )
+
+    def __str__(self) -> str:
+        if self.scheme == "embedded":
+            return f"embedded:{self.path}"
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        user = f"{self.user}@" if self.user else ""
+        return f"{self.scheme}://{user}{host}:{self.port}/{'' if self.vhost == '/' else self.vhost}"
+
+
+def _vhost(parts: SplitResult) -> str:
+    """`/`, and nothing at all, mean the vhost `/`, as people expect; a slash in a name is written %2F."""
+    name = parts.path.removeprefix("/")
+    if "/" in name:
+        raise ConfigError(
+            "The broker's URL has more than one '/' after the host.", hint="Write a '/' in a vhost as %2F."
+        )
+    return unquote(name) or "/"

@@ -1,0 +1,56 @@
+"""Every limit on lengths, counts and waits, with its unit. What comes from outside is held to these before any work."""
+
+from __future__ import annotations
+
+from typing import Final
+
+# The trial.
+MAX_PEERS: Final = 200
+MAX_EPOCHS: Final = 100_000
+MAX_TURNS_PER_EPOCH: Final = 10_000
+MAX_TURNS: Final = 10_000_000
+MAX_BATCH: Final = 1_000_000
+MAX_CLASSES: Final = 100_000
+MAX_TURN_STEPS: Final = 1_000_000_000
+MAX_SHAPE_DIMENSIONS: Final = 8
+MAX_SAMPLE_VALUES: Final = 1_000_000_000  # numbers in one input sample
+MAX_MANIFEST_BYTES: Final = 256 * 1024
+MAX_SETTINGS_BYTES: Final = 256 * 1024
+MAX_ARGUMENT_DEPTH: Final = 8  # tables and arrays within each other, in a file that a person writes
+MAX_DIFFERENCES: Final = 20  # fields named when two manifests differ
+
+# A message.
+MIN_CHUNK_BYTES: Final = 4 * 1024
+MAX_CHUNK_BYTES: Final = 16 * 1024 * 1024
+MAX_META_BYTES: Final = 512 * 1024
+MAX_BODY_BYTES: Final = 16 * 1024**3  # of one message, all parts together: weights of four milliard float32
+MAX_PARTS: Final = 4_194_304
+MAX_DEPTH: Final = 16  # lists and maps within each other
+
+# An identity file.
+MAX_IDENTITY_BYTES: Final = 16 * 1024
+MAX_PASSPHRASE_BYTES: Final = 1024
+MAX_ARGON2_OPS: Final = 20
+MAX_ARGON2_BYTES: Final = 1024**3
+
+# What a peer keeps for others.
+MAX_OPEN_MESSAGES_PER_SENDER: Final = 8  # messages of which some parts are still missing
+MAX_QUARANTINE_RECORDS: Final = 1_000
+
+# Waiting, in seconds.
+BROKER_WAIT_S: Final = 300.0
+BACKOFF_FIRST_S: Final = 0.2
+BACKOFF_LAST_S: Final = 30.0
+HEARTBEAT_S: Final = 30
+MAX_STATE_BYTES: Final = 4 * 1024 * 1024  # of a machine's state in the journal
+MAX_PARKED_PER_SENDER: Final = 4  # parts that cannot be opened before the session is known
+MAX_REFUSED_HEAD_BYTES: Final = 256  # of a refused message, kept for inspection
+
+# What a peer does in one go.
+RECEIVE_BATCH_PARTS: Final = 32
+RECEIVE_BATCH_BYTES: Final = 32 * 1024 * 1024
+
+# How long it waits before it asks again or gives up, in seconds.
+PATIENCE_FIRST_S: Final = 60.0
+PATIENCE_LAST_S: Final = 3_600.0
+MISMATCH_GRACE_S: Final = 5.0

@@ -1,0 +1,163 @@
+"""The manifest: the file that says what the organisations of a trial agreed on."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from ppdl_mq.config import limits
+
+# A description completes the sentence "FIELD must be ..." when the pattern does not hold.
+Name = Annotated[
+    str,
+    Field(
+        pattern=r"^[a-z0-9][a-z0-9-]{0,31}$",
+        description="1 to 32 of a-z, 0-9 and '-', beginning with a letter or digit",
+    ),
+]
+CallablePath = Annotated[
+    str,
+    Field(
+        pattern=r"^[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*)*:[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*)*$",
+        max_length=200,
+        description="of the form module:callable, such as company.models:network",
+    ),
+]
+Nonce = Annotated[str, Field(pattern=r"^[0-9a-f]{32}$", description="32 hex digits in lower case")]
+PeerKeys = Annotated[
+    str,
+    Field(pattern=r"^[A-Za-z0-9_-]{86}$", description="86 characters of base64url, as `ppdl-mq identity show` prints"),
+]
+
+
+class Section(BaseModel):
+    """A table of a configuration file: frozen, strict, without unknown keys."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+class Model(Section):
+    """Which network is trained. The callable must be installed at each peer; no code ever travels.
+
+    Args:
+        callable: `module:callable` that returns a `torch.nn.Module`.
+        arguments: its keyword arguments.
+    """
+
+    callable: CallablePath
+    arguments: dict[str, Any] = Field(default_factory=dict)
+
+
+class Training(Section):
+    """How every peer trains in its turn.
+
+    Args:
+        loss: which loss; `binary-cross-entropy` takes one logit a sample.
+        learning_rate: of plain SGD, at epoch 0.
+        momentum: kept within a turn, starting anew at each; never travels.
+        weight_decay: L2 penalty of SGD.
+        schedule: how the learning rate follows the epoch; it depends on nothing else.
+        schedule_factor: `step`: multiply by this ...
+        schedule_every: ... after this many epochs.
+        batch_size: samples a step; the last, short batch of an epoch is kept.
+        epochs: how many epochs the trial has.
+        turns_per_epoch: how often each peer's turn comes in one epoch.
+        turn_epochs: a turn is so many passes over the peer's own data; needs turns_per_epoch = 1.
+        turn_steps: a turn is so many batches from the peer's own endless stream of batches. With neither, a turn is
+            the peer's share of its epoch: its batches, cut into turns_per_epoch near-equal runs.
+        seed: initial weights; public.
+        threads: CPU threads of the training; part of what bit-identical means.
+    """
+
+    loss: Literal["cross-entropy", "binary-cross-entropy", "mse"] = "cross-entropy"
+    learning_rate: float = Field(gt=0, allow_inf_nan=False)
+    momentum: float = Field(default=0.0, ge=0, lt=1)
+    weight_decay: float = Field(default=0.0, ge=0, allow_inf_nan=False)
+    schedule: Literal["constant", "step", "cosine"] = "constant"
+    schedule_factor: float = Field(default=0.1, gt=0, le=1)
+    schedule_every: int = Field(default=10, ge=1, le=limits.MAX_EPOCHS)
+    batch_size: int = Field(ge=1, le=limits.MAX_BATCH)
+    epochs: int = Field(ge=1, le=limits.MAX_EPOCHS)
+    turns_per_epoch: int = Field(default=1, ge=1, le=limits.MAX_TURNS_PER_EPOCH)
+    turn_epochs: int | None = Field(default=None, ge=1, le=limits.MAX_EPOCHS)
+    turn_steps: int | None = Field(default=None, ge=1, le=limits.MAX_TURN_STEPS)
+    seed: int = Field(default=1, ge=0, lt=2**63)
+    threads: int = Field(default=1, ge=1, le=256)
+
+
+class Data(Section):
+    """What every peer's samples look like.
+
+    Args:
+        shape: shape of one input sample, without the batch.
+        classes: number of classes, or None for regression.
+        standardise: `none`; `manifest`: with the mean and std below, the same for everyone; `own`: each peer with the
+            mean and std of its own training rows (they never travel, and peers scale differently).
+        mean: one for each feature, or one for all.
+        std: one for each feature, or one for all.
+    """
+
+    shape: tuple[Annotated[int, Field(ge=1)], ...] = Field(min_length=1, max_length=limits.MAX_SHAPE_DIMENSIONS)
+    classes: int | None = Field(default=None, ge=2, le=limits.MAX_CLASSES)
+    standardise: Literal["none", "manifest", "own"] = "none"
+    mean: tuple[float, ...] = ()
+    std: tuple[float, ...] = ()
+
+
+class Relay(Section):
+    """What the peers must agree on about the relay.
+
+    Args:
+        prefix: first word of every exchange and queue name.
+        chunk_bytes: largest message handed to the relay, header and seal included.
+    """
+
+    prefix: Name = "ppdl"
+    chunk_bytes: int = Field(default=900_000, ge=limits.MIN_CHUNK_BYTES, le=limits.MAX_CHUNK_BYTES)
+
+
+class Peer(Section):
+    """One organisation, pinned by its public keys.
+
+    Args:
+        name: unique in the trial; peers sort by it.
+        keys: 86 characters of base64url: Ed25519 public key (32 bytes), then X25519 public key (32 bytes).
+    """
+
+    name: Name
+    keys: PeerKeys
+
+
+class Manifest(Section):
+    """What the organisations of a trial agreed on. The hash of its canonical form is the trial's id.
+
+    Args:
+        version: of this format.
+        name: of the trial; names its queues.
+        nonce: 16 random bytes in hex, so that the same text run twice is two trials.
+        protocol: how the weights move.
+        order: of the peers: sorted by name, or shuffled anew in each epoch by a public rule.
+    """
+
+    version: Literal[1]
+    name: Name
+    nonce: Nonce
+    protocol: Literal["server-aided", "fully-connected"]
+    order: Literal["fixed", "shuffled"] = "fixed"
+    model: Model
+    training: Training
+    data: Data
+    relay: Relay = Relay()
+    peers: tuple[Peer, ...] = Field(default=(), max_length=limits.MAX_PEERS)
+
+    @property
+    def peer_names(self) -> tuple[str, ...]:
+        """The names of the peers, sorted."""
+        return tuple(sorted(peer.name for peer in self.peers))
+
+    def as_data(self) -> dict[str, Any]:
+        """Return the whole manifest, defaults filled in, peers sorted by name, as plain dicts, lists and scalars."""
+        data = self.model_dump(mode="python")
+        data["peers"] = sorted(data["peers"], key=lambda peer: peer["name"])
+        return data

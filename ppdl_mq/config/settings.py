@@ -1,0 +1,81 @@
+"""The organisation's own, private settings: peer.toml."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field
+
+from ppdl_mq.config import limits
+from ppdl_mq.config.manifest import CallablePath, Section
+
+
+class Broker(Section):
+    """Where the relay is and how to log in. The URL carries no password.
+
+    Args:
+        url: `amqp://user@host:port/vhost`, `amqps://...` or `embedded:PATH`.
+        password_env: name of the environment variable that holds the password.
+        password_file: file whose first line is the password.
+        ca_file: PEM certificates to trust, for amqps.
+        certificate_file: PEM client certificate.
+        key_file: its private key.
+        declare: False where an administrator made the queues beforehand: they are only checked.
+        queue_type: what to ask for when declaring.
+        wait_s: how long to wait for a broker that does not answer when the peer starts, in seconds.
+    """
+
+    url: str
+    password_env: str | None = None
+    password_file: Path | None = None
+    ca_file: Path | None = None
+    certificate_file: Path | None = None
+    key_file: Path | None = None
+    declare: bool = True
+    queue_type: Literal["classic", "quorum"] = "classic"
+    wait_s: float = Field(default=limits.BROKER_WAIT_S, ge=0, allow_inf_nan=False)
+
+
+class OwnData(Section):
+    """Where the organisation's samples come from; they never leave it.
+
+    Args:
+        callable: `module:callable` that returns the samples.
+        arguments: its keyword arguments.
+        holdout: share of the rows kept for evaluation, unless the callable returns its own hold-out.
+    """
+
+    callable: CallablePath
+    arguments: dict[str, Any] = Field(default_factory=dict)
+    holdout: float = Field(default=0.2, ge=0, lt=1)
+
+
+class PeerSettings(Section):
+    """One organisation's settings. Relative paths are relative to the file.
+
+    Args:
+        identity: the key file.
+        passphrase_env: name of the environment variable that holds its passphrase, if it has one.
+        passphrase_file: file whose first line is the passphrase.
+        state_dir: folder of the journal; one for each trial is made in it.
+        device: where to train.
+        mode: `rehearsal` allows `sample_seed`; nothing else differs.
+        sample_seed: fixes the private order of samples, so that a demonstration can be repeated.
+        broker: the relay.
+        data: the samples.
+    """
+
+    identity: Path
+    passphrase_env: str | None = None
+    passphrase_file: Path | None = None
+    state_dir: Path
+    device: str = Field(
+        default="auto",
+        pattern=r"^(auto|cpu|mps|cuda(:[0-9]{1,3})?)$",
+        description="auto, cpu, cuda, cuda:N or mps",
+    )
+    mode: Literal["production", "rehearsal"] = "production"
+    sample_seed: int | None = Field(default=None, ge=0, lt=2**63)
+    broker: Broker
+    data: OwnData

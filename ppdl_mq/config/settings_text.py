@@ -1,0 +1,75 @@
+"""The commented peer.toml that `ppdl-mq peer new` writes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+
+from ppdl_mq.config.toml_text import toml_key, toml_value
+
+
+def settings_text(
+    *,
+    identity: Path,
+    state_dir: Path,
+    device: str,
+    broker: str,
+    password_env: str | None,
+    data: str,
+    data_arguments: Mapping[str, Any],
+) -> str:
+    """Return an organisation's settings, with a comment on every field.
+
+    Args:
+        identity: the key file.
+        state_dir: folder of the journal.
+        device: where to train.
+        broker: the relay's URL, without a password.
+        password_env: environment variable of the broker's password, or None.
+        data: `module:callable` of the samples.
+        data_arguments: its keyword arguments.
+    """
+    password = f"password_env = {toml_value(password_env)}" if password_env else '# password_env = "BROKER_PASSWORD"'
+    return _TEMPLATE.format(
+        identity=toml_value(str(identity)),
+        state_dir=toml_value(str(state_dir)),
+        device=toml_value(device),
+        broker=toml_value(broker),
+        password_env=password,
+        data=toml_value(data),
+        data_arguments="\n".join(f"{toml_key(key)} = {toml_value(value)}" for key, value in data_arguments.items()),
+    )
+
+
+_TEMPLATE: Final = """\
+# The settings of one organisation; private, they go to nobody. Relative paths start from this file's folder.
+
+identity = {identity}
+# passphrase_env = "PPDL_PASSPHRASE"  # environment variable that holds the identity's passphrase
+# passphrase_file = "passphrase"  # or a file of mode 0600 whose first line it is
+state_dir = {state_dir}  # the journal of each trial; keep it until the trial has ended
+device = {device}  # or "auto", "cpu", "cuda", "cuda:N", "mps"
+# mode = "rehearsal"  # allows sample_seed, so that a demonstration can be repeated; "production" otherwise
+# sample_seed = 1
+
+[broker]
+# amqp://user@host:port/vhost, amqps://... or embedded:PATH. Never with a password.
+url = {broker}
+{password_env}  # environment variable that holds the password
+# password_file = "broker-password"  # or a file whose first line it is
+# ca_file = "ca.pem"  # certificates to trust, for amqps
+# certificate_file = "client.pem"
+# key_file = "client.key"
+# declare = false  # where an administrator made the queues beforehand
+# queue_type = "quorum"  # or "classic"
+# wait_s = 300.0  # how long to wait for a broker that is not up yet
+
+[data]
+# Any module:callable that is installed here; the samples never leave this organisation.
+callable = {data}
+# holdout = 0.2  # share of the rows kept for evaluation
+
+[data.arguments]
+{data_arguments}
+"""

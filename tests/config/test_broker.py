@@ -1,0 +1,127 @@
+"""The address of a broker: what is accepted, what is refused, and that no password shows."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from ppdl_mq.config.broker import BrokerAddress
+from ppdl_mq.config.settings import Broker
+from ppdl_mq.errors import ConfigError
+
+SECRET = "hunter2"
+
+
+@pytest.mark.parametrize(
+    ("url", "text", "vhost"),
+    [
+        ("amqp://mercy@broker.example/heart", "amqp://mercy@broker.example:5672/heart", "heart"),
+        ("amqp://mercy@broker.example:1234", "amqp://mercy@broker.example:1234/", "/"),
+        ("amqp://broker.example/", "amqp://broker.example:5672/", "/"),
+        ("amqp://broker.example/%2F", "amqp://broker.example:5672/", "/"),
+        ("amqp://broker.example/a%2Fb", "amqp://broker.example:5672/a/b", "a/b"),
+        ("amqps://a%40b@[::1]/x", "amqps://a@b@[::1]:5671/x", "x"),
+        ("embedded:/tmp/relay.db", "embedded:/tmp/relay.db", "/"),
+        ("embedded:relay.db", "embedded:relay.db", "/"),
+    ],
+)
+def test_a_url_is_read(url: str, text: str, vhost: str) -> None:
+    address = BrokerAddress.parse(url)
+    assert str(address) == text
+    assert address.vhost == vhost
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "",
+        "broker.example",
+        "http://broker.example",
+        "memory:",
+        "embedded:",
+        "amqp://",
+        "amqp://user@",
+        "amqp://host:port",
+        "amqp://host:99999",
+        "amqp://host/a/b",
+        "amqp://host/a?heartbeat=0",
+        "amqp://host/#x",
+        "amqp://[::1",
+    ],
+)
+def test_a_malformed_url_is_refused(url: str) -> None:
+    with pytest.raises(ConfigError):
+        BrokerAddress.parse(url)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        f"amqp://mercy:{SECRET}@broker.example/heart",
+        f"amqp://mercy:{SECRET}@broker.example:no-port/heart",
+        f"http://mercy:{SECRET}@broker.example",
+        f"amqp://:{SECRET}@",
+        f"amqp://mercy:{SECRET}@[broken/heart",
+    ],
+)
+def test_a_password_in_the_url_is_refused_and_not_repeated(url: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        BrokerAddress.parse(url)
+    assert SECRET not in str(caught.value)
+
+
+def test_a_password_comes_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TEST_PASSWORD", SECRET)
+    address = BrokerAddress.from_settings(Broker(url="amqp://mercy@host", password_env="TEST_PASSWORD"))
+    password = address.password()
+    assert password.get_secret_value() == SECRET
+    assert SECRET not in f"{password} {password!r} {address} {address!r}"
+
+
+def test_a_password_comes_from_the_first_line_of_a_file(tmp_path: Path) -> None:
+    (tmp_path / "password").write_text(f"{SECRET}\r\nsomething else\n")
+    address = BrokerAddress.from_settings(Broker(url="amqp://mercy@host", password_file=Path("password")), tmp_path)
+    assert address.password().get_secret_value() == SECRET
+
+
+def test_a_password_that_is_not_there_is_our_own_fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("TEST_PASSWORD", raising=False)
+    (tmp_path / "empty").write_text("\n")
+    (tmp_path / "binary").write_bytes(b"\xff\xfe")
+    for broker in (
+        Broker(url="amqp://mercy@host"),
+        Broker(url="amqp://mercy@host", password_env="TEST_PASSWORD"),
+        Broker(url="amqp://mercy@host", password_file=tmp_path / "missing"),
+        Broker(url="amqp://mercy@host", password_file=tmp_path / "empty"),
+        Broker(url="amqp://mercy@host", password_file=tmp_path / "binary"),
+    ):
+        with pytest.raises(ConfigError):
+            BrokerAddress.from_settings(broker).password()
+
+
+def test_the_well_known_guest_needs_no_settings() -> None:
+    assert BrokerAddress.parse("amqp://localhost").password().get_secret_value() == "guest"
+
+
+@pytest.mark.parametrize(
+    "entries",
+    [
+        {"url": "amqp://host", "ca_file": Path("ca.pem")},
+        {"url": "embedded:x", "certificate_file": Path("c.pem")},
+        {"url": "amqps://host", "key_file": Path("k.pem")},
+        {"url": "amqps://host", "password_env": "A", "password_file": Path("b")},
+    ],
+)
+def test_entries_that_do_not_fit_together_are_refused(entries: dict[str, object]) -> None:
+    with pytest.raises(ConfigError):
+        BrokerAddress.from_settings(Broker(**entries))
+
+
+def test_relative_paths_are_relative_to_the_file(tmp_path: Path) -> None:
+    broker = Broker(url="amqps://host", ca_file=Path("ca.pem"), certificate_file=Path("/etc/c.pem"))
+    address = BrokerAddress.from_settings(broker, tmp_path)
+    assert address.ca_file == tmp_path / "ca.pem"
+    assert address.certificate_file == Path("/etc/c.pem")
+    assert address.by_certificate
+    assert BrokerAddress.from_settings(Broker(url="embedded:r.db"), tmp_path).path == tmp_path / "r.db"
