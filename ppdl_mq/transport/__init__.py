@@ -1,0 +1,1 @@
+"""Adapters to relays. They move opaque bytes; none of them can open one."""

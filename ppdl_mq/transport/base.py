@@ -1,0 +1,146 @@
+"""What a relay can do for a peer: move opaque bytes and keep them until they are fetched.
+
+An adapter knows addresses and bytes and nothing else; it can open none of them. All three adapters (memory,
+embedded, rabbitmq) pass one contract suite, `tests/transport/test_contract.py`.
+"""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Final, Self
+
+# Deliveries of the inbox that one connection may hold unacknowledged. `receive` hands out no more before an `ack`,
+# so acknowledge as you go. Bounds what a flood of messages costs in memory: so many times the largest message.
+MAX_HELD: Final = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """One message handed out by the relay and not yet acknowledged.
+
+    Args:
+        body: the opaque bytes.
+        tag: what `ack` and `requeue` need; of no meaning to the caller and void once the connection is gone.
+    """
+
+    body: bytes = field(repr=False)
+    tag: object = field(repr=False)
+
+
+class Transport(abc.ABC):
+    """One peer's connection to the relay. Every method may be called from any thread, and blocks.
+
+    An address is a short name within the trial: the peer's own name for its inbox, or `weights`. The adapter
+    turns it into a queue name. Any method but `connect` and `close` raises `RelayLost` once the connection is gone, or
+    before there is one; `connect` may then be called again, and `subscribe` after it. Deliveries that were not
+    acknowledged before are handed out again, ahead of newer ones.
+    """
+
+    def __enter__(self) -> Self:
+        self.connect()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    @property
+    def blocked_reason(self) -> str | None:
+        """Why the relay takes no messages at the moment, in its own words; None while it does."""
+        return None
+
+    @abc.abstractmethod
+    def connect(self) -> None:
+        """Connect, or leave and connect anew.
+
+        Raises:
+            RelayUnreachable: nobody answers.
+            RelayRefused: wrong credentials, no such vhost, TLS failure.
+        """
+
+    @abc.abstractmethod
+    def close(self) -> None:
+        """Leave; harmless when already closed. Unacknowledged deliveries go back to their queues."""
+
+    @abc.abstractmethod
+    def declare(self, address: str) -> None:
+        """Make sure that the durable queue of `address` exists: create it, or check it where there is no right to.
+
+        Raises:
+            RelayRefused: it does not exist and may not be created, or exists with arguments that lose messages.
+        """
+
+    @abc.abstractmethod
+    def subscribe(self, address: str) -> None:
+        """Begin to receive from `address`, as its only reader.
+
+        Raises:
+            InboxTaken: somebody reads it already. After a broken connection that may be ourselves, until the relay
+                notices: try again for a while.
+            Unroutable: there is no such queue.
+        """
+
+    @abc.abstractmethod
+    def publish(self, address: str, bodies: Iterable[bytes]) -> None:
+        """Hand durable messages to the relay in this order; return when it has confirmed every one.
+
+        `bodies` is consumed lazily, so that a large set never stands in memory as a whole. Publishing a set again
+        after an error may duplicate what was already taken.
+
+        Raises:
+            Unroutable: `address` has no queue.
+            MessageTooLarge: the relay refuses the size.
+            RelayLost: the connection broke before everything was confirmed.
+        """
+
+    @abc.abstractmethod
+    def receive(self, timeout_s: float) -> Delivery | None:
+        """Return the next delivery of the subscribed inbox, or None when there is none within `timeout_s`.
+
+        There is none while `MAX_HELD` deliveries of the inbox are not acknowledged.
+        """
+
+    @abc.abstractmethod
+    def get(self, address: str) -> Delivery | None:
+        """Take one message from the head of `address` without waiting; None when it is empty.
+
+        It stays unacknowledged until `ack`, for as long as the relay allows.
+
+        Raises:
+            Unroutable: there is no such queue.
+        """
+
+    @abc.abstractmethod
+    def ack(self, deliveries: Iterable[Delivery]) -> None:
+        """Tell the relay that these are done with. A delivery of an earlier connection is passed over."""
+
+    @abc.abstractmethod
+    def requeue(self, deliveries: Iterable[Delivery]) -> None:
+        """Give these back to their queue, to be delivered again ahead of newer ones.
+
+        A quorum queue of RabbitMQ may deliver them behind newer ones, unless it has a delivery limit.
+        """
+
+    @abc.abstractmethod
+    def depth(self, address: str) -> int:
+        """Count the messages that are ready in the queue of `address`; those handed out do not count.
+
+        Raises:
+            Unroutable: there is no such queue.
+        """
+
+    @abc.abstractmethod
+    def purge(self, address: str) -> int:
+        """Drop every ready message of `address` and return how many there were.
+
+        Raises:
+            Unroutable: there is no such queue.
+        """
+
+    @abc.abstractmethod
+    def delete(self, address: str) -> None:
+        """Remove the queue of `address`, or empty it where there is no right to remove it; harmless without one."""

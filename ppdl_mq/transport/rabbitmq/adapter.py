@@ -1,0 +1,146 @@
+"""The transport over RabbitMQ."""
+
+# ruff: noqa: D102 (the base class says what each method does)
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from concurrent.futures import Future
+from typing import Any
+
+import pika
+from pika import exceptions as amqp
+from pika.channel import Channel
+
+from ppdl_mq.config.broker import BrokerAddress
+from ppdl_mq.errors import RelayError, RelayLost
+from ppdl_mq.transport.address import Names
+from ppdl_mq.transport.base import Delivery, Transport
+from ppdl_mq.transport.rabbitmq.errors import channel_error
+from ppdl_mq.transport.rabbitmq.inbox import Inbox
+from ppdl_mq.transport.rabbitmq.lane import Lane
+from ppdl_mq.transport.rabbitmq.link import Link, give
+from ppdl_mq.transport.rabbitmq.parameters import connection_parameters
+from ppdl_mq.transport.rabbitmq.publisher import Publisher
+from ppdl_mq.transport.rabbitmq.topology import Topology
+
+
+class _Session:
+    """One connection and its four channels: topology, publishing, the inbox, and `get`."""
+
+    def __init__(self, broker: BrokerAddress, names: Names, peer: str) -> None:
+        parameters = connection_parameters(broker, trial=names.trial, peer=peer)
+        self.link = Link(parameters, broker, on_lost=self._on_lost)
+        self.topology = Topology(self.link, names, declare=broker.declare, queue_type=broker.queue_type)
+        self.publisher = Publisher(self.link, names.exchange)
+        self.inbox = Inbox(self.link)
+        self.getting = Lane(self.link, prepare=self._prepare_getting)
+        self._empty: Callable[[], None] = lambda: None
+
+    def get(self, queue: str) -> Delivery | None:
+        """Take one message, or None; on the I/O thread an empty queue answers by another way than a full one."""
+
+        def question(channel: Channel, answer: Future[Any]) -> None:
+            self._empty = lambda: give(answer, None)
+            channel.basic_get(
+                queue,
+                lambda _, method, __, body: give(answer, Delivery(body, (channel, method.delivery_tag))),
+            )
+
+        delivery: Delivery | None = self.getting.ask(question)
+        return delivery
+
+    def _prepare_getting(self, channel: Channel, ready: Callable[[], None]) -> None:
+        channel.add_callback(lambda _: self._empty(), [pika.spec.Basic.GetEmpty], one_shot=False)
+        ready()
+
+    def _on_lost(self, error: RelayError) -> None:
+        self.publisher.on_lost(error)
+        self.inbox.on_lost(error)
+
+
+class RabbitMQTransport(Transport):
+    """One peer's connection to a RabbitMQ broker, 3.10 to 4.x.
+
+    Args:
+        broker: where the broker is.
+        names: of the trial's exchange and queues.
+        peer: our own name, shown to the broker's administrator.
+    """
+
+    def __init__(self, broker: BrokerAddress, names: Names, *, peer: str) -> None:
+        self._broker = broker
+        self._names = names
+        self._peer = peer
+        self._current: _Session | None = None
+
+    @property
+    def blocked_reason(self) -> str | None:
+        session = self._current
+        return None if session is None else session.link.blocked_reason
+
+    def connect(self) -> None:
+        self.close()
+        session = _Session(self._broker, self._names, self._peer)
+        session.link.open()
+        self._current = session
+
+    def close(self) -> None:
+        session, self._current = self._current, None
+        if session is not None:
+            session.link.close()
+
+    def declare(self, address: str) -> None:
+        self._session.topology.declare(address)
+
+    def subscribe(self, address: str) -> None:
+        try:
+            self._session.inbox.subscribe(self._names.queue(address))
+        except amqp.AMQPError as error:
+            raise channel_error(error, address) from error
+
+    def publish(self, address: str, bodies: Iterable[bytes]) -> None:
+        self._names.queue(address)  # refuses what is no address
+        self._session.publisher.publish(address, bodies)
+
+    def receive(self, timeout_s: float) -> Delivery | None:
+        return self._session.inbox.receive(timeout_s)
+
+    def get(self, address: str) -> Delivery | None:
+        try:
+            return self._session.get(self._names.queue(address))
+        except amqp.AMQPError as error:
+            raise channel_error(error, address) from error
+
+    def ack(self, deliveries: Iterable[Delivery]) -> None:
+        self._settle(deliveries, lambda channel, tag: channel.basic_ack(tag))
+
+    def requeue(self, deliveries: Iterable[Delivery]) -> None:
+        self._settle(deliveries, lambda channel, tag: channel.basic_nack(tag, requeue=True))
+
+    def depth(self, address: str) -> int:
+        return self._session.topology.depth(address)
+
+    def purge(self, address: str) -> int:
+        return self._session.topology.purge(address)
+
+    def delete(self, address: str) -> None:
+        self._session.topology.delete(address)
+
+    @property
+    def _session(self) -> _Session:
+        session = self._current
+        if session is None:
+            raise RelayLost("There is no connection to the relay.")
+        return session
+
+    def _settle(self, deliveries: Iterable[Delivery], settle: Callable[[Channel, int], None]) -> None:
+        """Tell the broker about each delivery on the channel it came by; where that is gone, so is the delivery."""
+        tags: list[Any] = [delivery.tag for delivery in deliveries]
+
+        def work() -> None:
+            for channel, number in tags:
+                if channel.is_open:
+                    settle(channel, number)
+
+        self._session.link.submit(work)

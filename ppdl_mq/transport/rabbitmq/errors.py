@@ -1,0 +1,145 @@
+"""What the errors of pika and the reply codes of RabbitMQ mean; no exception of pika leaves the adapter."""
+
+from __future__ import annotations
+
+import re
+import ssl
+from collections.abc import Iterator
+
+from pika import exceptions as amqp
+
+from ppdl_mq.config.broker import BrokerAddress
+from ppdl_mq.errors import (
+    InboxTaken,
+    MessageTooLarge,
+    RelayError,
+    RelayLost,
+    RelayRefused,
+    RelayUnreachable,
+    Unroutable,
+)
+
+# Arguments with which a queue drops messages by itself, or goes away.
+_LOSSY = ("x-message-ttl", "x-expires", "x-max-length", "x-max-length-bytes", "durable", "auto_delete", "exclusive")
+
+
+def opening_error(error: BaseException, broker: BrokerAddress) -> RelayError:
+    """Say why no connection came about.
+
+    Args:
+        error: what pika reports; often an onion of several exceptions.
+        broker: where to; its text holds no password.
+    """
+    layers = list(_layers(error))
+    for layer in layers:
+        if isinstance(layer, ssl.SSLError) or (isinstance(layer, amqp.AMQPError) and "SSL" in str(layer)):
+            return RelayRefused(
+                f"TLS with {broker} fails: {_tls_reason(layer)}.",
+                hint="Check ca_file, the host name in the URL, and the client certificate.",
+            )
+    for layer in layers:
+        text = str(layer)
+        if isinstance(layer, amqp.AuthenticationError):
+            return RelayRefused(
+                f"{broker} does not offer the login that is asked for.",
+                hint="A client certificate needs SASL EXTERNAL at the broker; a password needs PLAIN.",
+            )
+        if isinstance(layer, amqp.ProbableAuthenticationError) or "ACCESS_REFUSED" in text:
+            who = "the client certificate" if broker.by_certificate else f"the password of user {broker.login!r}"
+            return RelayRefused(
+                f"{broker} refuses {who}.", hint="Ask the broker's administrator, or check the settings."
+            )
+        if isinstance(layer, amqp.ProbableAccessDeniedError) or "NOT_ALLOWED" in text:
+            who = "this organisation" if broker.by_certificate else f"user {broker.login!r}"
+            return RelayRefused(
+                f"{broker} has no vhost {broker.vhost!r} that {who} may enter.",
+                hint=f"The administrator can: rabbitmqctl set_permissions -p {broker.vhost} USER CONFIGURE WRITE READ.",
+            )
+    for layer in layers:
+        if isinstance(layer, amqp.IncompatibleProtocolError):
+            return RelayUnreachable(
+                f"What answers at {broker} is no AMQP broker, or hung up.",
+                hint="A port with TLS needs amqps:// in the URL, one without needs amqp://.",
+            )
+    for layer in layers:
+        if isinstance(layer, OSError) and layer.strerror:
+            return RelayUnreachable(f"{broker} does not answer: {layer.strerror}.", hint="Is the broker up?")
+    return RelayUnreachable(f"{broker} does not answer.", hint="Is the broker up?")
+
+
+def lost(error: BaseException | None) -> RelayLost:
+    """Say why the connection is gone."""
+    if isinstance(error, amqp.ConnectionClosedByBroker):
+        return RelayLost(f"The relay closed the connection: {error.reply_code} {error.reply_text}.")
+    if isinstance(error, amqp.ConnectionClosedByClient):
+        return RelayLost("The connection to the relay is closed.")
+    if isinstance(error, amqp.AMQPHeartbeatTimeout):
+        return RelayLost("The relay went silent: no heartbeats.")
+    return RelayLost("The connection to the relay broke.")
+
+
+def channel_error(error: BaseException, address: str) -> RelayError:
+    """Say why the relay refused one request about `address`.
+
+    Source: AMQP 0-9-1, "Reply codes"; the wording is RabbitMQ's, 3.10 to 4.x.
+    """
+    if isinstance(error, RelayError):
+        return error
+    if not isinstance(error, amqp.ChannelClosedByBroker):
+        return lost(error)
+    code, text = error.reply_code, error.reply_text
+    if code == 403 and "exclusive use" in text:
+        return InboxTaken(f"Another process reads the inbox {address!r} already.")
+    if code == 403:
+        return RelayRefused(
+            f"The relay refuses a right on {address!r}: {text}.", hint="Ask the broker's administrator."
+        )
+    if code == 404 and "no exchange" in text:
+        return RelayRefused(
+            f"The trial's exchange does not exist: {text}.",
+            hint="Ask the administrator to declare it, or set declare = true where this user may.",
+        )
+    if code == 404:
+        return Unroutable(address)
+    if code == 311 or (code == 406 and "message size" in text):
+        return MessageTooLarge(
+            f"A message is over the relay's limit: {text}.",
+            hint="Agree on a smaller relay.chunk_bytes in the manifest.",
+        )
+    if code == 406 and "timeout" in text.replace("timed out", "timeout"):
+        return RelayLost(f"The relay took back what was not acknowledged in time: {text}.")
+    if code in (405, 406):
+        return RelayRefused(
+            f"The relay has {address!r} with other properties: {text}.",
+            hint="Ask the administrator to declare it anew.",
+        )
+    return RelayError(f"The relay refuses a request about {address!r}: {code} {text}.")
+
+
+def is_code(error: BaseException, *codes: int) -> bool:
+    """Tell whether the broker closed a channel with one of these reply codes."""
+    return isinstance(error, amqp.ChannelClosedByBroker) and error.reply_code in codes
+
+
+def loses_messages(error: amqp.ChannelClosedByBroker) -> bool:
+    """Tell whether an existing queue differs from what was declared in a way that loses messages.
+
+    The broker names only the first difference it finds; policies never show here.
+    """
+    return any(f"inequivalent arg '{name}'" in error.reply_text for name in _LOSSY)
+
+
+def _layers(error: BaseException) -> Iterator[BaseException]:
+    """Walk through the exceptions that pika wraps into one another, from the outside in."""
+    yield error
+    inner = [*getattr(error, "exceptions", ()), getattr(error, "exception", None), error.__cause__, *error.args]
+    for layer in inner:
+        if isinstance(layer, BaseException):
+            yield from _layers(layer)
+
+
+def _tls_reason(error: BaseException) -> str:
+    """OpenSSL's own words; where pika kept only the text of its exception, the reason in brackets."""
+    said = getattr(error, "verify_message", None) or getattr(error, "reason", None)
+    quoted = re.search(r"\[SSL: (\w+)\]", str(error))
+    return str(said or (quoted and quoted[1]) or error).rstrip(".")

@@ -1,0 +1,200 @@
+"""One AMQP connection in a thread of its own, and how other threads ask it for something."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+from typing import Any, Final
+
+import pika
+from pika.adapters.select_connection import IOLoop
+
+from ppdl_mq.config.broker import BrokerAddress
+from ppdl_mq.errors import RelayError, RelayLost
+from ppdl_mq.transport.rabbitmq.errors import lost, opening_error
+
+_CLOSE_TIMEOUT_S: Final = 5.0
+_RECEIVE_BYTES: Final = 128 * 1024
+
+_log = logging.getLogger(__name__)
+
+
+class _Connection(pika.SelectConnection):  # type: ignore[misc]  # pika has no types that mypy can see
+    """pika's connection, reading more than 4096 bytes at a time, which is what holds its consumers back.
+
+    pika has no setting for it. The attribute is set on the one transport that pika just made; should a later pika
+    no longer call this method or read the attribute, the only effect is that receiving is slower.
+    """
+
+    def _proto_connection_made(self, transport: Any) -> None:
+        transport._MAX_RECV_BYTES = _RECEIVE_BYTES
+        super()._proto_connection_made(transport)
+
+    def hang_up(self, error: Exception) -> None:
+        """End the connection without a farewell, for a broker that does not answer one."""
+        self._terminate_stream(error)
+
+
+class Link:
+    """One connection, from `open` until it is lost or closed; never used again after that.
+
+    The thread does nothing but AMQP, so heartbeats are answered whatever the rest of the process does.
+
+    Args:
+        parameters: pika's, with the password.
+        broker: for messages; holds no password.
+        on_lost: called once, on the I/O thread, when the connection is gone; wakes whoever waits elsewhere.
+    """
+
+    def __init__(
+        self, parameters: pika.ConnectionParameters, broker: BrokerAddress, on_lost: Callable[[RelayError], None]
+    ) -> None:
+        # pika logs what it also raises; without any handler Python would print it over the terminal.
+        pika_log = logging.getLogger("pika")
+        if not pika_log.handlers:
+            pika_log.addHandler(logging.NullHandler())
+        self._parameters = parameters
+        self._broker = broker
+        self._on_lost = on_lost
+        self._lock = threading.Lock()
+        self._lost: RelayError | None = None
+        self._questions: set[Future[Any]] = set()
+        self._opening: Future[None] = Future()
+        self._loop = IOLoop()
+        self._thread = threading.Thread(target=self._run, name="ppdl-mq amqp", daemon=True)
+        self.connection: pika.SelectConnection = None  # of the I/O thread
+        self.blocked_reason: str | None = None
+
+    def open(self) -> None:
+        """Connect and log in.
+
+        Raises:
+            RelayUnreachable: nobody answers.
+            RelayRefused: wrong credentials, no such vhost, TLS failure.
+        """
+        self._thread.start()
+        try:
+            self._opening.result()
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """Say farewell, or hang up where nobody answers; harmless when it is closed already."""
+        with contextlib.suppress(RelayLost):
+            self.submit(self._farewell)
+        self._thread.join(_CLOSE_TIMEOUT_S)
+        if self._thread.is_alive():
+            with contextlib.suppress(RelayLost):
+                self.submit(lambda: self.connection.hang_up(RelayLost("The relay does not answer the farewell.")))
+            self._thread.join()
+
+    def submit(self, work: Callable[[], None]) -> None:
+        """Have `work` done on the I/O thread, soon and in order. It must not raise.
+
+        Raises:
+            RelayLost: the connection is gone.
+        """
+        with self._lock:
+            self._check()
+            self._loop.add_callback_threadsafe(work)
+
+    def ask(self, question: Callable[[Future[Any]], None]) -> Any:
+        """Have `question` done on the I/O thread and wait until it, or what it starts, settles the future.
+
+        Raises:
+            RelayLost: the connection is gone, or goes before there is an answer.
+        """
+        answer: Future[Any] = Future()
+
+        def start() -> None:
+            try:
+                question(answer)
+            except Exception as error:  # handed to the thread that asked
+                fail(answer, error)
+
+        with self._lock:
+            self._check()
+            self._questions.add(answer)
+            self._loop.add_callback_threadsafe(start)
+        try:
+            return answer.result()
+        finally:
+            with self._lock:
+                self._questions.discard(answer)
+
+    def _check(self) -> None:
+        if self._lost is not None:
+            raise RelayLost(self._lost.message, hint=self._lost.hint)  # a new one: tracebacks grow on old ones
+
+    def _farewell(self) -> None:
+        if self.connection.is_open and self.blocked_reason is None:  # a blocked connection is not read
+            self.connection.close()
+        elif not self.connection.is_closing:
+            self.connection.hang_up(RelayLost("The connection to the relay is closed."))
+
+    def _run(self) -> None:
+        try:
+            self.connection = _Connection(
+                self._parameters,
+                on_open_callback=self._on_open,
+                on_open_error_callback=self._on_open_error,
+                on_close_callback=self._on_close,
+                custom_ioloop=self._loop,
+            )
+            del self._parameters  # and with it the password
+            self._loop.start()
+        except Exception:  # a bug, ours or pika's: it must not leave others waiting for ever
+            _log.exception("the I/O thread of the relay's connection failed")
+            self._end(RelayLost("The connection to the relay broke."))
+            if self.connection is not None and not self.connection.is_closed:
+                self.connection.hang_up(RelayLost("The connection to the relay broke."))
+                self._loop.start()  # until pika has closed the socket
+        finally:
+            self._loop.close()
+
+    def _on_open(self, connection: pika.SelectConnection) -> None:
+        connection.add_on_connection_blocked_callback(self._on_blocked)
+        connection.add_on_connection_unblocked_callback(lambda *_: self._on_unblocked())
+        give(self._opening, None)
+
+    def _on_open_error(self, _: pika.SelectConnection, error: BaseException) -> None:
+        fail(self._opening, opening_error(error, self._broker))
+        self._end(RelayLost("There is no connection to the relay."))
+        self._loop.stop()
+
+    def _on_close(self, _: pika.SelectConnection, error: BaseException) -> None:
+        self._end(lost(error))
+        self._loop.stop()
+
+    def _on_blocked(self, _: pika.SelectConnection, frame: Any) -> None:
+        self.blocked_reason = frame.method.reason or "the relay does not say why"
+
+    def _on_unblocked(self) -> None:
+        self.blocked_reason = None
+
+    def _end(self, error: RelayError) -> None:
+        with self._lock:
+            if self._lost is not None:
+                return
+            self._lost = error
+            questions = list(self._questions)
+            self.blocked_reason = None
+        for answer in (self._opening, *questions):
+            fail(answer, RelayLost(error.message, hint=error.hint))
+        self._on_lost(error)
+
+
+def give(answer: Future[Any], value: object) -> None:
+    """Settle a future with a value, unless it is settled."""
+    if not answer.done():
+        answer.set_result(value)
+
+
+def fail(answer: Future[Any], error: BaseException) -> None:
+    """Settle a future with an error, unless it is settled."""
+    if not answer.done():
+        answer.set_exception(error)

@@ -1,0 +1,80 @@
+"""From a broker's address to what pika wants to know."""
+
+from __future__ import annotations
+
+import platform
+import ssl
+from typing import Final
+
+import pika
+from pika.credentials import ExternalCredentials, PlainCredentials
+
+from ppdl_mq import __version__
+from ppdl_mq.config import limits
+from ppdl_mq.config.broker import BrokerAddress
+from ppdl_mq.errors import RelayRefused
+
+# Larger frames are slower with pika (it copies more), and more than the broker's 131072 is refused with a misleading
+# error. Brokers whose limit is lower negotiate it down; RabbitMQ 4.x wants at least 8192.
+_FRAME_MAX: Final = 32 * 1024
+
+_CONNECT_TIMEOUT_S: Final = 10.0
+_LOGIN_TIMEOUT_S: Final = 20.0  # TCP, TLS and AMQP together
+
+
+def connection_parameters(broker: BrokerAddress, *, trial: str, peer: str) -> pika.ConnectionParameters:
+    """Build pika's parameters. They hold the password: never log them.
+
+    Args:
+        broker: where to.
+        trial: shown to the broker's administrator.
+        peer: our own name; shown as well.
+
+    Raises:
+        ConfigError: no password can be found.
+        RelayRefused: the TLS files cannot be used.
+    """
+    if broker.by_certificate:
+        credentials: PlainCredentials | ExternalCredentials = ExternalCredentials()
+    else:
+        # Kept for no longer than the login takes: pika clears them.
+        credentials = PlainCredentials(broker.login, broker.password().get_secret_value(), erase_on_connect=True)
+    return pika.ConnectionParameters(
+        host=broker.host,
+        port=broker.port,
+        virtual_host=broker.vhost,
+        credentials=credentials,
+        ssl_options=pika.SSLOptions(_tls(broker), broker.host) if broker.scheme == "amqps" else None,
+        frame_max=_FRAME_MAX,
+        heartbeat=limits.HEARTBEAT_S,
+        socket_timeout=_CONNECT_TIMEOUT_S,
+        stack_timeout=_LOGIN_TIMEOUT_S,
+        connection_attempts=1,  # waiting and trying again is the peer's business
+        client_properties={
+            "connection_name": f"ppdl-mq {trial}/{peer}",
+            "product": "ppdl-mq",
+            "version": __version__,
+            "platform": f"Python {platform.python_version()}, pika {pika.__version__}",
+            "information": f"peer {peer} of trial {trial}",
+        },
+    )
+
+
+def _tls(broker: BrokerAddress) -> ssl.SSLContext:
+    """Verify chain and host name, always; there is no way to switch it off."""
+    try:
+        context = ssl.create_default_context(cafile=broker.ca_file)
+        context.minimum_version = ssl.TLSVersion.TLSv1_2
+        if broker.certificate_file is not None:
+
+            def no_passphrase() -> str:
+                raise ValueError  # otherwise OpenSSL asks on the terminal
+
+            context.load_cert_chain(broker.certificate_file, broker.key_file, password=no_passphrase)
+    except (OSError, ValueError) as error:  # ssl.SSLError is an OSError
+        reason = getattr(error, "reason", None) or getattr(error, "strerror", None) or "its key has a passphrase"
+        raise RelayRefused(
+            f"The TLS files for {broker} cannot be used: {reason}.",
+            hint="Check ca_file, certificate_file and key_file: PEM, readable, the key without passphrase.",
+        ) from error
+    return context

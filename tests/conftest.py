@@ -1,0 +1,39 @@
+"""What all tests share: the private RabbitMQ node."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+import pytest
+
+from tests.rabbit import RabbitNode, why_absent
+
+
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Give all tests of the broker to one worker under `-n N --dist loadgroup`, so that one node is started."""
+    for item in items:
+        if "rabbit" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.rabbitmq)
+        if item.get_closest_marker("rabbitmq"):
+            item.add_marker(pytest.mark.xdist_group("rabbitmq"))
+
+
+@pytest.fixture(scope="session")
+def rabbit_node() -> Iterator[RabbitNode]:
+    """The session's node; use `rabbit` instead."""
+    reason = why_absent()
+    if reason is not None:
+        if os.environ.get("CI") == "true":
+            pytest.fail(f"{reason} (CI=true: the RabbitMQ tests must run)")
+        pytest.skip(reason)
+    with RabbitNode() as node:
+        yield node
+
+
+@pytest.fixture
+def rabbit(rabbit_node: RabbitNode) -> RabbitNode:
+    """A running RabbitMQ node, started once; started again if a test before ended it."""
+    rabbit_node.start()
+    return rabbit_node

@@ -1,0 +1,207 @@
+"""What only the embedded relay shows: processes that die, its file, and several trials in it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sqlite3
+import stat
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from ppdl_mq.errors import RelayError, RelayLost, RelayRefused, RelayUnreachable
+from ppdl_mq.transport.address import Names
+from ppdl_mq.transport.embedded import EmbeddedTransport
+from ppdl_mq.transport.embedded.store import folder_of, opening_error, working_error
+from tests.transport.relays import SOON_S, bodies, receive_all
+
+NAMES = Names(prefix="test", trial="trial")
+
+HOLDER = """
+import sys
+from pathlib import Path
+from ppdl_mq.transport.address import Names
+from ppdl_mq.transport.embedded import EmbeddedTransport
+transport = EmbeddedTransport(Path(sys.argv[1]), Names(prefix="test", trial="trial"))
+transport.connect()
+transport.subscribe("a")
+held = [transport.receive(10), transport.get("weights")]
+print("holding", flush=True)
+sys.stdin.read()
+"""
+
+PUBLISHER = """
+import sys
+from pathlib import Path
+from ppdl_mq.transport.address import Names
+from ppdl_mq.transport.embedded import EmbeddedTransport
+with EmbeddedTransport(Path(sys.argv[1]), Names(prefix="test", trial="trial")) as transport:
+    transport.declare("a")
+    for number in range(20):
+        transport.publish("a", [sys.argv[2].encode() + b":%d" % number])
+"""
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "relay.db"
+
+
+def opened(path: Path, names: Names = NAMES) -> EmbeddedTransport:
+    transport = EmbeddedTransport(path, names)
+    transport.connect()
+    return transport
+
+
+def test_what_a_killed_process_held_is_ready_again_and_first(path: Path) -> None:
+    with opened(path) as ours:
+        ours.declare("a")
+        ours.declare("weights")
+        ours.publish("a", [b"1", b"2"])
+        ours.publish("weights", [b"w1", b"w2"])
+        holder = subprocess.Popen(
+            [sys.executable, "-c", HOLDER, str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+        with holder:
+            assert holder.stdout is not None
+            assert holder.stdout.readline() == "holding\n"
+            assert ours.depth("a") == 1
+            assert ours.depth("weights") == 1
+            ours.publish("a", [b"3"])
+            holder.send_signal(signal.SIGKILL)
+        assert ours.depth("weights") == 2
+        ours.subscribe("a")
+        assert bodies(receive_all(ours, 3)) == [b"1", b"2", b"3"]
+        assert [ours.get("weights").body, ours.get("weights").body] == [b"w1", b"w2"]
+    assert [file.name for file in folder_of(path).iterdir()] == ["open.lock"]
+
+
+def test_a_waiting_reader_gets_what_a_dying_holder_leaves(path: Path) -> None:
+    with opened(path) as reader, opened(path) as holder:
+        reader.declare("a")
+        reader.subscribe("a")
+        holder.publish("a", [b"1"])
+        assert holder.get("a") is not None
+        assert reader.receive(0) is None
+        os.close(holder._holder._lock)  # as the system does for a process that died
+        assert bodies(receive_all(reader, 1)) == [b"1"]
+        holder._holder._lock = os.open("/dev/null", os.O_RDONLY)
+
+
+def test_several_processes_publish_and_nothing_is_lost_or_mixed(path: Path) -> None:
+    writers = [subprocess.Popen([sys.executable, "-c", PUBLISHER, str(path), name]) for name in "xyz"]
+    assert [writer.wait(SOON_S) for writer in writers] == [0, 0, 0]
+    with opened(path) as reader:
+        reader.subscribe("a")
+        received = bodies(receive_all(reader, 60))
+    for name in (b"x", b"y", b"z"):
+        assert [body for body in received if body.startswith(name)] == [b"%s:%d" % (name, i) for i in range(20)]
+
+
+def test_a_message_wakes_its_reader_at_once(path: Path) -> None:
+    with opened(path) as reader, opened(path) as sender:
+        reader.declare("a")
+        reader.subscribe("a")
+        begun = time.monotonic()
+        for _ in range(50):
+            sender.publish("a", [b"x"])
+            reader.ack(receive_all(reader, 1))
+        assert time.monotonic() - begun < SOON_S
+
+
+def test_two_trials_share_a_file(path: Path) -> None:
+    with opened(path) as one, opened(path, Names(prefix="test", trial="other")) as two:
+        one.declare("a")
+        two.declare("a")
+        one.publish("a", [b"one"])
+        assert two.get("a") is None
+        assert one.get("a").body == b"one"
+
+
+def test_file_and_folders_are_private(tmp_path: Path) -> None:
+    path = tmp_path / "deep" / "er" / "relay.db"
+    with opened(path) as transport:
+        transport.declare("a")
+        transport.subscribe("a")
+        assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
+        assert stat.S_IMODE(folder_of(path).stat().st_mode) == 0o700
+        files = [path, *path.parent.glob("relay.db-*"), *folder_of(path).glob("*.wake")]
+        assert {stat.S_IMODE(file.stat().st_mode) for file in files} == {0o600}
+
+
+def open_files() -> set[str]:
+    return {file.name for file in Path("/dev/fd").iterdir()}
+
+
+def test_no_file_is_left_open_or_behind(path: Path) -> None:
+    before = open_files()
+    for _ in range(3):
+        with opened(path) as transport:
+            transport.declare("a")
+    assert open_files() == before
+    assert {file.name for file in path.parent.iterdir()} == {"relay.db", "relay.db.d"}
+
+
+def test_something_else_than_a_relay_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "text").write_text("not a database, and long enough to be looked at\n" * 100)
+    with sqlite3.connect(tmp_path / "other.db") as database:
+        database.execute("CREATE TABLE something (x)")
+    database.close()
+    (tmp_path / "folder").mkdir()
+    for name in ("text", "other.db", "folder", "text/below"):
+        with pytest.raises(RelayRefused):
+            opened(tmp_path / name)
+
+
+def test_a_file_that_loses_its_tables_loses_the_connection(path: Path) -> None:
+    transport = opened(path)
+    transport.declare("a")
+    with sqlite3.connect(path) as database:
+        database.execute("DROP TABLE bodies")
+    database.close()
+    with pytest.raises(RelayLost):
+        transport.publish("a", [b"x"])
+    with pytest.raises(RelayLost):
+        transport.depth("a")
+
+
+def test_a_full_disk_loses_the_connection_and_nothing_else(path: Path) -> None:
+    transport = opened(path)
+    transport.declare("a")
+    transport.publish("a", [b"kept"])
+    transport._database.execute("PRAGMA max_page_count = 1")  # SQLite's own way to be full
+    with pytest.raises(RelayLost) as caught:
+        transport.publish("a", [bytes(100_000)])
+    assert "full" in caught.value.message
+    transport.connect()
+    assert transport.get("a").body == b"kept"
+    transport.close()
+
+
+def _sqlite_error(code: int) -> sqlite3.Error:
+    error = sqlite3.OperationalError("text")
+    error.sqlite_errorcode = code
+    return error
+
+
+@pytest.mark.parametrize(
+    ("code", "expected"),
+    [
+        (sqlite3.SQLITE_NOTADB, RelayRefused),
+        (sqlite3.SQLITE_CORRUPT, RelayRefused),
+        (sqlite3.SQLITE_PERM, RelayRefused),
+        (sqlite3.SQLITE_READONLY, RelayRefused),
+        (sqlite3.SQLITE_READONLY_DIRECTORY, RelayRefused),
+        (sqlite3.SQLITE_CANTOPEN, RelayUnreachable),
+        (sqlite3.SQLITE_FULL, RelayUnreachable),
+        (sqlite3.SQLITE_BUSY, RelayUnreachable),
+        (sqlite3.SQLITE_IOERR, RelayUnreachable),
+    ],
+)
+def test_each_error_of_sqlite_is_mapped(code: int, expected: type[RelayError], path: Path) -> None:
+    assert type(opening_error(_sqlite_error(code), path)) is expected
+    assert type(working_error(_sqlite_error(code), path)) is RelayLost
