@@ -1,0 +1,1 @@
+"""The SGD worker: device, data plug-ins, models, loop, evaluation."""

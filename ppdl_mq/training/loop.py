@@ -1,0 +1,126 @@
+"""The training loop itself: plain SGD over batches of indices.
+
+Source: docs/TRAINING.md, "One turn".
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch.nn import functional
+
+from ppdl_mq.config.manifest import Training
+from ppdl_mq.errors import Interrupted, TrainingError
+from ppdl_mq.training.data.samples import Samples
+from ppdl_mq.training.rate import learning_rate
+
+Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+
+LOSSES: dict[str, Loss] = {
+    "cross-entropy": functional.cross_entropy,
+    "binary-cross-entropy": functional.binary_cross_entropy_with_logits,
+    "mse": functional.mse_loss,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Tally:
+    """What a run of batches came to.
+
+    Args:
+        steps: batches trained on.
+        samples: rows in them.
+        loss: mean over these rows, each measured before its step; None without batches.
+    """
+
+    steps: int
+    samples: int
+    loss: float | None
+
+
+def sgd(module: torch.nn.Module, training: Training, epoch: int) -> torch.optim.SGD:
+    """Return a new optimizer, its momentum at zero, with the rate of a trial's epoch."""
+    return torch.optim.SGD(
+        module.parameters(),
+        lr=learning_rate(training, epoch),
+        momentum=training.momentum,
+        weight_decay=training.weight_decay,
+    )
+
+
+def run(
+    module: torch.nn.Module,
+    optimizer: torch.optim.Optimizer,
+    loss: Loss,
+    samples: Samples,
+    batches: Iterable[torch.Tensor],
+    *,
+    device: torch.device,
+    stop: threading.Event | None = None,
+) -> Tally:
+    """Train a module in place.
+
+    Args:
+        module: on `device`.
+        optimizer: of its parameters.
+        loss: (outputs, targets) -> mean over the batch.
+        samples: on any device.
+        batches: int64 indices (k), on the CPU.
+        device: where to compute.
+        stop: ends the run before the next batch.
+
+    Raises:
+        Interrupted: `stop` was set.
+        TrainingError: torch refused, for instance for want of memory.
+    """
+    home = samples.inputs.device
+    # The sum stays on the device, so that no step waits for it. (MPS has no double precision.)
+    total = torch.zeros((), dtype=torch.float32 if device.type == "mps" else torch.float64, device=device)
+    steps = rows = 0
+    module.train()
+    with torch_errors("Training failed"):
+        for batch in batches:
+            if stop is not None and stop.is_set():
+                raise Interrupted("Training was stopped in the middle of a turn.", hint="Start the peer to repeat it.")
+            here = batch.to(home)  # (k)
+            inputs = samples.inputs[here].to(device)  # (k, *shape)
+            targets = samples.targets[here].to(device)  # (k) or (k, 1)
+            optimizer.zero_grad()
+            value = loss(module(inputs), targets)  # ()
+            value.backward()  # type: ignore[no-untyped-call]  # torch has no annotation here
+            optimizer.step()
+            total += value.detach() * len(batch)
+            steps += 1
+            rows += len(batch)
+        mean = total.item() / rows if rows else None
+    return Tally(steps, rows, mean)
+
+
+@contextmanager
+def torch_errors(doing: str) -> Iterator[None]:
+    """Turn torch's own exceptions into one sentence.
+
+    Args:
+        doing: the sentence's beginning.
+
+    Raises:
+        TrainingError: instead of any exception that a model or torch raises.
+    """
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise TrainingError(
+            f"{doing}: the device has too little memory.", hint="Free the device, or agree on a smaller batch_size."
+        ) from error
+    except (RuntimeError, ValueError, TypeError, IndexError, AttributeError, NotImplementedError) as error:
+        text = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        if "deterministic" in text:
+            raise TrainingError(
+                f"{doing}: the model uses an operation that has no deterministic form on this device.",
+                hint="Set device to cpu, or agree on a model without it; --debug names it.",
+            ) from error
+        raise TrainingError(f"{doing}: {text.rstrip('.')}.", hint="Check the model against the data.") from error

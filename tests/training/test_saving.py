@@ -1,0 +1,73 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import safetensors.torch
+import torch
+from torch import nn
+
+from ppdl_mq.errors import ModelError
+from ppdl_mq.numeric import flatten
+from ppdl_mq.numeric.flatten import Layout
+from ppdl_mq.training.saving import load_model, save_model
+
+
+def model() -> nn.Module:
+    module = nn.Sequential(nn.Linear(3, 2), nn.BatchNorm1d(2))
+    module.register_buffer("mask", torch.tensor([True, False]))
+    module.register_buffer("brain", torch.randn(3).to(torch.bfloat16))
+    module.register_buffer("nothing", torch.empty(0, 2))
+    return module
+
+
+def test_a_model_comes_back_bit_for_bit_and_others_can_read_it(tmp_path: Path) -> None:
+    module = model()
+    layout, weights = Layout.of(module), flatten.flatten(module)
+    path = tmp_path / "new" / "model.safetensors"
+    save_model(path, layout, memoryview(weights), {"trial": "test"})
+    assert load_model(path, layout) == (weights, {"trial": "test"})
+    module.load_state_dict(safetensors.torch.load_file(path), strict=True)
+    assert flatten.flatten(module) == weights
+    assert [each.name for each in path.parent.iterdir()] == [path.name]
+
+
+def test_who_reads_the_old_file_reads_on_undisturbed(tmp_path: Path) -> None:
+    module = model()
+    layout, path = Layout.of(module), tmp_path / "model.safetensors"
+    save_model(path, layout, flatten.flatten(module))
+    before = path.read_bytes()
+    with path.open("rb") as reader:
+        save_model(path, layout, flatten.flatten(model()))
+        assert reader.read() == before
+    assert path.read_bytes() != before
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    module = model()
+    layout, path = Layout.of(module), tmp_path / "model.safetensors"
+    save_model(path, layout, flatten.flatten(module))
+    before = path.read_bytes()
+
+    def half(tensors, draft, metadata) -> None:
+        Path(draft).write_bytes(b"half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("ppdl_mq.training.saving.save_file", half)
+    with pytest.raises(ModelError):
+        save_model(path, layout, flatten.flatten(model()))
+    assert path.read_bytes() == before
+    assert [each.name for each in tmp_path.iterdir()] == [path.name]
+
+
+def test_another_model_a_damaged_file_and_no_file(tmp_path: Path) -> None:
+    module = model()
+    path = tmp_path / "model.safetensors"
+    save_model(path, Layout.of(module), flatten.flatten(module))
+    for other in (nn.Linear(3, 2), model().to(torch.float64)):
+        with pytest.raises(ModelError):
+            load_model(path, Layout.of(other))
+    path.write_bytes(path.read_bytes()[:-1])
+    for bad in (path, tmp_path / "gone"):
+        with pytest.raises(ModelError):
+            load_model(bad, Layout.of(module))
