@@ -1,0 +1,56 @@
+# make demo    train on real data with several peers, print the comparison, write out/demo/
+# make test    everything the tests need, RabbitMQ included, then the whole suite
+# make lint    the checks of the code alone
+# make bench   measurements as JSON in out/bench.json
+# make clean   removes what these made, the environments too
+#
+# PYTHON=python3.12     another interpreter, 3.11 or newer
+# PIP_ARGS="..."        more arguments for pip. On Linux the package index serves torch with CUDA (several GB); an index of
+#                       CPU builds is passed as PIP_ARGS="--extra-index-url URL". See https://pytorch.org/get-started.
+# DEMO_ARGS="..."       more arguments for `ppdl-mq demo`, for instance DEMO_ARGS="--peers 5 --activation gelu"
+# PYTEST_ARGS="..."     more arguments for pytest, for instance PYTEST_ARGS="-k schedule"
+
+SHELL := /bin/bash
+MAKEFLAGS += --no-print-directory
+
+PYTHON ?= python3
+PIP_ARGS ?=
+DEMO_ARGS ?=
+PYTEST_ARGS ?=
+
+DEMO_ENV := .venv-demo
+TEST_ENV := .venv-test
+INSTALLED_FROM := pyproject.toml constraints.txt scripts/make-venv
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint bench clean
+
+help:
+	@sed -n '/^# make/s/^# //p' Makefile
+
+demo: $(DEMO_ENV)/installed
+	@mkdir -p out/demo
+	@$(DEMO_ENV)/bin/ppdl-mq demo --out out/demo $(DEMO_ARGS)
+
+test: $(TEST_ENV)/installed
+	@scripts/install-rabbitmq || [ "$${CI:-}" != true ]  # elsewhere than in CI its tests skip
+	@scripts/lint $(TEST_ENV)
+	@$(TEST_ENV)/bin/python -m pytest -n 2 --dist loadgroup $(PYTEST_ARGS)
+
+lint: $(TEST_ENV)/installed
+	@scripts/lint $(TEST_ENV)
+
+bench: $(TEST_ENV)/installed
+	@mkdir -p out
+	@$(TEST_ENV)/bin/ppdl-mq bench > out/bench.json
+	@echo "bench: out/bench.json"
+
+# Environments. They are made anew when what they were installed from has changed.
+$(DEMO_ENV)/installed: $(INSTALLED_FROM)
+	@PYTHON="$(PYTHON)" scripts/make-venv $(DEMO_ENV) demo $(PIP_ARGS)
+
+$(TEST_ENV)/installed: $(INSTALLED_FROM)
+	@PYTHON="$(PYTHON)" scripts/make-venv $(TEST_ENV) dev $(PIP_ARGS)
+
+clean:
+	rm -rf $(DEMO_ENV) $(TEST_ENV) out build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache .coverage
