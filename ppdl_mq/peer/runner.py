@@ -6,6 +6,7 @@ what it asks for.
 
 from __future__ import annotations
 
+import json
 import logging
 import queue
 import threading
@@ -390,8 +391,9 @@ class Runner:
         if self.model_path.exists():
             return
         with self.weights.view(turn) as weights:
-            facts = {"trial": self.manifest.name, "trial_id": self.terms.trial_id.hex(), "turn": str(turn)}
-            save_model(self.model_path, self.worker.layout, weights, facts)
+            facts = {"trial": self.manifest.name, "trial_id": self.terms.trial_id.hex(), "turn": turn}
+            # One entry: safetensors writes several in any order, and equal models should be equal files.
+            save_model(self.model_path, self.worker.layout, weights, {"ppdl-mq": json.dumps(facts, sort_keys=True)})
             evaluation = self.worker.evaluate(weights)
         self.progress.note(
             "final",

@@ -13,6 +13,7 @@ from ppdl_mq.config.manifest import Manifest
 from ppdl_mq.config.settings import PeerSettings
 from ppdl_mq.crypto.identity import Identity
 from ppdl_mq.errors import PeerFileError
+from ppdl_mq.peer.folders import state_folder
 from ppdl_mq.peer.journal import Journal
 from ppdl_mq.peer.runner import Runner
 from ppdl_mq.protocol.terms import Terms
@@ -24,11 +25,6 @@ from ppdl_mq.transport.opening import open_transport
 from ppdl_mq.wire.trial_id import trial_id
 
 _SEED_FACT: Final = "sample seed"
-
-
-def state_folder(settings: PeerSettings, manifest: Manifest) -> Path:
-    """Return the folder of one trial in the organisation's state_dir."""
-    return settings.state_dir / f"{manifest.name}-{trial_id(manifest).hex()[:12]}"
 
 
 def run_peer(

@@ -1,0 +1,53 @@
+"""Which exit code an error becomes: one table, which the main command's help prints."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from ppdl_mq import errors
+
+OK: Final = 0
+INTERNAL: Final = 1
+USAGE: Final = 2
+CONFIG: Final = 3
+IDENTITY: Final = 4
+WORK: Final = 5
+RELAY: Final = 6
+REMOTE: Final = 7
+RUNNING: Final = 8
+STATE: Final = 9
+INTERRUPTED: Final = 130  # as shells report SIGINT
+
+MEANINGS: Final = {
+    OK: "done",
+    INTERNAL: "a bug of this program",
+    USAGE: "wrong command line",
+    CONFIG: "manifest or settings",
+    IDENTITY: "identity file or passphrase",
+    WORK: "data, model or training",
+    RELAY: "relay: unreachable, lost, refuses",
+    REMOTE: "another peer: manifest differs, wrong messages",
+    RUNNING: "already running",
+    STATE: "state folder",
+    INTERRUPTED: "interrupted",
+}
+
+# The first class that fits decides, so the narrower ones stand first.
+_CODES: Final[tuple[tuple[type[errors.PpdlError], int], ...]] = (
+    (errors.Interrupted, INTERRUPTED),
+    (errors.AlreadyRunning, RUNNING),
+    (errors.InboxTaken, RUNNING),
+    (errors.ConfigError, CONFIG),
+    (errors.IdentityError, IDENTITY),
+    (errors.JournalError, STATE),
+    (errors.DataError, WORK),
+    (errors.ModelError, WORK),
+    (errors.TrainingError, WORK),
+    (errors.RelayError, RELAY),
+    (errors.RemoteError, REMOTE),
+)
+
+
+def exit_code(error: errors.PpdlError) -> int:
+    """Return the exit code of an error; `INTERNAL` where only a bug can raise it."""
+    return next((code for kind, code in _CODES if isinstance(error, kind)), INTERNAL)

@@ -1,0 +1,106 @@
+"""The command line's entrance: finds the command, and turns every error into a sentence and an exit code."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import click
+
+from ppdl_mq import __version__
+from ppdl_mq.cli import exit_codes
+from ppdl_mq.cli.terminal import Terminal
+from ppdl_mq.errors import PpdlError
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A command that is imported only when it is used, so that `--help` stays fast.
+
+    Args:
+        target: `module:attribute` of the click command.
+        summary: its line in the list of commands.
+    """
+
+    target: str
+    summary: str
+
+
+COMMANDS = {
+    "identity": Entry("ppdl_mq.cli.identity:identity", "Make and show a peer's keys."),
+    "trial": Entry("ppdl_mq.cli.trial:trial", "Write, complete and check the manifest of a trial."),
+    "peer": Entry("ppdl_mq.cli.peer:peer", "Run this organisation's part of a trial."),
+    "relay": Entry("ppdl_mq.cli.relay:relay", "Check the broker; empty the own inbox."),
+    "demo": Entry("ppdl_mq.cli.demo:demo", "Train on real data with several peers on this machine."),
+    "bench": Entry("ppdl_mq.cli.bench:bench", "Measure this machine and a relay."),
+}
+
+
+class LazyGroup(click.Group):
+    """A group whose commands stand in a table and are imported when called."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 (click's signature)
+        """Return the names, in the order of the table."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
+        """Import a command, or return None for an unknown name."""
+        entry = COMMANDS.get(cmd_name)
+        if entry is None:
+            return None
+        module, _, attribute = entry.target.partition(":")
+        command = getattr(importlib.import_module(module), attribute)
+        assert isinstance(command, click.Command), entry.target
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
+        """Write the list of commands without importing them, then the exit codes."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, entry.summary) for name, entry in COMMANDS.items()])
+        with formatter.section("Exit codes"):
+            formatter.write_dl([(str(code), meaning) for code, meaning in exit_codes.MEANINGS.items()])
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.option("--debug", is_flag=True, help="Show the traceback of an error.")
+@click.version_option(__version__, prog_name="ppdl-mq")
+@click.pass_context
+def main(context: click.Context, debug: bool) -> None:
+    """Train one PyTorch model across organisations, through a broker that nobody has to trust.
+
+    \b
+    Example:
+      ppdl-mq identity new --name mercy --out mercy.key
+      ppdl-mq trial new heart.toml --preset heart
+      ppdl-mq peer run heart.toml --config mercy.toml
+    """
+    context.ensure_object(Terminal).debug = debug
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run one command line and return its exit code; click itself exits where the reader of stdout has left."""
+    terminal = Terminal(json="--json" in arguments)  # known even where the command line cannot be parsed
+    try:
+        # Outside click's standalone mode, `--help` and `--version` return their exit code.
+        outcome = main.main(list(arguments), prog_name="ppdl-mq", standalone_mode=False, obj=terminal)
+    except click.UsageError as fault:
+        place = fault.ctx.command_path if fault.ctx is not None else "ppdl-mq"
+        return terminal.refusal(
+            "Usage", fault.format_message(), f"`{place} --help` shows how to call it.", exit_codes.USAGE
+        )
+    except click.ClickException as fault:
+        return terminal.refusal("Usage", fault.format_message(), "", exit_codes.USAGE)
+    except PpdlError as error:
+        return terminal.failure(error)
+    except (KeyboardInterrupt, click.Abort):
+        return terminal.refusal("Interrupted", "Interrupted.", "", exit_codes.INTERRUPTED)
+    except Exception as error:
+        return terminal.bug(error, exit_codes.INTERNAL)
+    return outcome if isinstance(outcome, int) else exit_codes.OK
+
+
+def entry() -> None:
+    """Run the command line of this process and exit."""
+    sys.exit(run(sys.argv[1:]))

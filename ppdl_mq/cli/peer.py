@@ -1,0 +1,199 @@
+"""`ppdl-mq peer`: this organisation's part of a trial."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+from typing import Any, Protocol
+
+import click
+
+from ppdl_mq.cli.arguments import arguments_of, config_option, file_argument
+from ppdl_mq.cli.passphrase import known_passphrase
+from ppdl_mq.cli.terminal import Terminal, json_option
+from ppdl_mq.config import writing
+from ppdl_mq.config.broker import BrokerAddress
+from ppdl_mq.config.reading import EMBEDDED, read_manifest, read_settings, settings_from_text
+from ppdl_mq.config.settings import PeerSettings
+from ppdl_mq.config.settings_text import settings_text
+from ppdl_mq.crypto.identity import Identity
+from ppdl_mq.errors import PeerFileError
+from ppdl_mq.peer.identity_file import is_sealed, read_identity
+from ppdl_mq.peer.status import read_status
+
+# Short names of the ready plug-ins: KIND:PATH -> module:callable and the argument that takes the path.
+PLUGINS = {
+    "csv": ("ppdl_mq.training.data.tables:csv", "path"),
+    "parquet": ("ppdl_mq.training.data.tables:parquet", "path"),
+    "npz": ("ppdl_mq.training.data.arrays:npz", "path"),
+    "idx": ("ppdl_mq.training.data.arrays:idx", "images_path"),
+    "images": ("ppdl_mq.training.data.images:image_folder", "path"),
+}
+
+
+class Stoppable(Protocol):
+    """What a signal can stop."""
+
+    def stop(self) -> None:
+        """Ask it to stop soon."""
+
+
+@click.group()
+def peer() -> None:
+    """Run this organisation's part of a trial."""
+
+
+@peer.command()
+@file_argument
+@click.option("--identity", type=click.Path(path_type=Path), required=True, help="The identity file.")
+@click.option("--broker", required=True, metavar="URL", help="amqp://, amqps:// or embedded:PATH; no password.")
+@click.option("--broker-password-env", metavar="NAME", help="Environment variable of the broker's password.")
+@click.option("--data", required=True, help=f"module:callable, or {', '.join(PLUGINS)} with a path, as csv:rows.csv.")
+@click.option("--data-arg", multiple=True, metavar="KEY=VALUE", help="Argument of the data; may be repeated.")
+@click.option("--state-dir", type=click.Path(path_type=Path), help="Of the journal. [default: FILE's name + .state]")
+@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:N or mps.")
+@json_option
+@click.pass_obj
+def new(
+    terminal: Terminal,
+    file: Path,
+    identity: Path,
+    broker: str,
+    broker_password_env: str | None,
+    data: str,
+    data_arg: tuple[str, ...],
+    state_dir: Path | None,
+    device: str,
+) -> None:
+    """Write this organisation's commented settings; FILE must not exist yet.
+
+    Paths are given as seen from here; the file holds them as seen from its own folder.
+
+    \b
+    Example:
+      ppdl-mq peer new mercy.toml --identity mercy.key --broker embedded:relay.sqlite \\
+        --data csv:mercy.csv --data-arg label=outcome
+    """
+    address = BrokerAddress.parse(broker)
+    if address.path is not None:
+        broker = EMBEDDED + _seen_from(file, str(address.path))
+    function, arguments = _data(data, arguments_of(data_arg))
+    text = settings_text(
+        identity=Path(_seen_from(file, str(identity))),
+        state_dir=Path(_seen_from(file, str(state_dir or file.with_suffix(".state")))),
+        device=device,
+        broker=broker,
+        password_env=broker_password_env,
+        data=function,
+        data_arguments={
+            key: _seen_from(file, value) if _is_path(key, value) else value for key, value in arguments.items()
+        },
+    )
+    settings_from_text(text, source="These settings would not hold", folder=file.absolute().parent)
+    writing.write_new(file, text, error=PeerFileError)
+    terminal.answer({"file": str(file)}, f"Wrote {file}. Run: ppdl-mq peer run TRIAL --config {file}")
+
+
+@peer.command()
+@click.argument("trial", type=click.Path(path_type=Path))
+@config_option
+@click.option("--out", type=click.Path(path_type=Path), help="Where to put a copy of the model.")
+@click.option("--quiet", is_flag=True, help="Say nothing but errors.")
+@json_option
+@click.pass_obj
+def run(terminal: Terminal, trial: Path, config: Path, out: Path | None, quiet: bool) -> None:
+    """Take part in TRIAL until it ends; writes the model and a log.
+
+    Stopped (Ctrl-C, SIGTERM) and started again, it takes up where it was.
+
+    \b
+    Example:
+      ppdl-mq peer run heart.toml --config mercy.toml --out model.safetensors
+    """
+    manifest, settings = read_manifest(trial), read_settings(config)
+    identity = _own_identity(settings)
+    from ppdl_mq.peer.running import run_peer  # imports torch
+
+    terminal.start_log(quiet=quiet)
+    model = run_peer(manifest, settings, identity, folder=config.absolute().parent, on_ready=_stop_on_signals)
+    if out is not None:
+        model = writing.copy(model, out, error=PeerFileError)
+    terminal.answer(
+        {"model": str(model), "trial": manifest.name},
+        f"The trial {manifest.name} has ended. The model is in {model}.\n"
+        f"To run the same trial again, give it a new nonce: ppdl-mq trial renew {trial}",
+    )
+
+
+@peer.command()
+@config_option
+@click.option("--trial", type=click.Path(path_type=Path), help="The manifest, where several trials share the settings.")
+@json_option
+@click.pass_obj
+def status(terminal: Terminal, config: Path, trial: Path | None) -> None:
+    """Say how far the trial is at this peer.
+
+    \b
+    Example:
+      ppdl-mq peer status --config mercy.toml
+    """
+    found = read_status(read_settings(config), read_manifest(trial) if trial else None)
+    terminal.answer(found, _status_text(found))
+
+
+def _own_identity(settings: PeerSettings) -> Identity:
+    passphrase = None
+    if is_sealed(settings.identity):
+        passphrase = known_passphrase(settings.passphrase_env, settings.passphrase_file)
+    return read_identity(settings.identity, passphrase=passphrase)
+
+
+def _stop_on_signals(runner: Stoppable) -> None:
+    """Let the first Ctrl-C or SIGTERM stop the peer after journalling, and the second end it at once."""
+
+    def stop(signal_number: int, _frame: object) -> None:
+        signal.signal(signal_number, signal.SIG_DFL)
+        runner.stop()
+
+    signal.signal(signal.SIGINT, stop)
+    signal.signal(signal.SIGTERM, stop)
+
+
+def _status_text(found: dict[str, Any]) -> str:
+    waits = f", waiting for {', '.join(found['waiting_for'])}" if found["waiting_for"] else ""
+    lines = [
+        f"{found['peer']} in trial {found['trial']} ({found['trial_id'][:12]}), "
+        + ("running" if found["running"] else "not running"),
+        f"  {found['phase']} for {found['phase_s']} s{waits}; turn {found['turn']} of {found['turns']}",
+        f"  received {found['received']} messages, published {found['published_messages']}"
+        f" ({found['published_bytes']} bytes), reconnected {found['reconnects']} times",
+    ]
+    if found["not_there_yet"]:
+        lines.append(f"  no inbox yet: {', '.join(found['not_there_yet'])}")
+    if found["refused"]:
+        lines.append("  refused: " + ", ".join(f"{count} {name}" for name, count in found["refused"].items()))
+    return "\n".join(lines)
+
+
+def _data(given: str, arguments: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+    """Return module:callable and the arguments, for a short name such as csv:PATH too."""
+    kind, colon, path = given.partition(":")
+    if kind not in PLUGINS:
+        return given, arguments
+    if not colon or not path:
+        raise click.UsageError(f"--data {kind} needs a path: {kind}:PATH.")
+    function, argument = PLUGINS[kind]
+    return function, {argument: path, **arguments}
+
+
+def _is_path(key: str, value: Any) -> bool:
+    """Tell whether an argument is a path, by the rule of the data plug-ins."""
+    return (key == "path" or key.endswith("_path")) and isinstance(value, str)
+
+
+def _seen_from(file: Path, path: str) -> str:
+    """Return a path relative to the folder of `file`; an absolute one, or one from the home folder, stays."""
+    if Path(path).is_absolute() or path.startswith("~"):
+        return path
+    return os.path.relpath(path, file.parent)

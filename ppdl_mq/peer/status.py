@@ -1,0 +1,65 @@
+"""How far a trial is at this peer, without disturbing the process that runs it."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from ppdl_mq.config.manifest import Manifest
+from ppdl_mq.config.settings import PeerSettings
+from ppdl_mq.errors import JournalError, PeerFileError
+from ppdl_mq.peer.folders import state_folder
+from ppdl_mq.peer.progress import STATUS_NAME
+
+
+def read_status(settings: PeerSettings, manifest: Manifest | None) -> dict[str, Any]:
+    """Return what the peer last said of itself, and whether it is running now.
+
+    Args:
+        settings: the organisation's own.
+        manifest: of the trial; may be left out where the settings serve one trial only.
+
+    Raises:
+        PeerFileError: no trial was run with these settings, or several were.
+        JournalError: the status cannot be read.
+    """
+    folder = state_folder(settings, manifest) if manifest else _only_folder(settings)
+    try:
+        status: dict[str, Any] = json.loads((folder / STATUS_NAME).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise PeerFileError(
+            f"There is no status in {folder}.", hint="Start the peer first: `ppdl-mq peer run`."
+        ) from None
+    except (OSError, ValueError):
+        raise JournalError(f"The status in {folder} cannot be read.") from None
+    return status | {"running": _is_locked(folder / "lock"), "folder": str(folder)}
+
+
+def _only_folder(settings: PeerSettings) -> Path:
+    folders = sorted(path.parent for path in settings.state_dir.glob(f"*/{STATUS_NAME}"))
+    if len(folders) == 1:
+        return folders[0]
+    if not folders:
+        raise PeerFileError(
+            f"No trial was run in {settings.state_dir} yet.", hint="Start the peer first: `ppdl-mq peer run`."
+        )
+    names = ", ".join(folder.name for folder in folders)
+    raise PeerFileError(f"{settings.state_dir} holds several trials: {names}.", hint="Name one with --trial FILE.")
+
+
+def _is_locked(lock: Path) -> bool:
+    try:
+        handle = os.open(lock, os.O_RDONLY)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError:
+        return True
+    else:
+        return False
+    finally:
+        os.close(handle)
