@@ -104,3 +104,7 @@ def run(arguments: Sequence[str]) -> int:
 def entry() -> None:
     """Run the command line of this process and exit."""
     sys.exit(run(sys.argv[1:]))
+
+
+if __name__ == "__main__":
+    entry()
