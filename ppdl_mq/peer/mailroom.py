@@ -1,0 +1,139 @@
+"""What happens to a message between the relay and the machine: taken in, offered, kept, set aside."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterable
+
+from ppdl_mq.config import limits
+from ppdl_mq.config.differences import differences
+from ppdl_mq.config.manifest import Manifest
+from ppdl_mq.errors import Equivocation, ManifestMismatch, RemoteError
+from ppdl_mq.peer.driver import Driver
+from ppdl_mq.peer.intake import Arrived, Intake
+from ppdl_mq.peer.journal import Journal
+from ppdl_mq.peer.quarantine import Quarantine
+from ppdl_mq.peer.weights import Weights
+from ppdl_mq.protocol.events import Received
+from ppdl_mq.protocol.sequential import NotYet
+from ppdl_mq.protocol.state import State
+from ppdl_mq.wire.header import Header
+from ppdl_mq.wire.messages import Hello
+from ppdl_mq.wire.trial_id import manifest_from_bytes, trial_id
+
+log = logging.getLogger("ppdl_mq.peer")
+
+
+class Mailroom:
+    """Offers what arrives to the machine.
+
+    Args:
+        manifest: of the trial; compared with those of HELLOs that name another.
+        driver: of the machine.
+        intake: assembles parts.
+        journal: where everything is kept.
+        weights: takes over those of accepted messages.
+        quarantine: takes what is refused.
+    """
+
+    def __init__(
+        self,
+        manifest: Manifest,
+        driver: Driver,
+        intake: Intake,
+        journal: Journal,
+        weights: Weights,
+        quarantine: Quarantine,
+    ) -> None:
+        self._manifest = manifest
+        self._trial_id = trial_id(manifest)
+        self._driver = driver
+        self._intake = intake
+        self._journal = journal
+        self._weights = weights
+        self._quarantine = quarantine
+        self._mismatches: dict[str, tuple[str, ...]] = {}
+        self.last_at = time.monotonic()
+
+    def take(self, parts: Iterable[bytes]) -> None:
+        """Keep parts; when this returns they are on disk, or refused, and may be acknowledged."""
+        for part in parts:
+            try:
+                if self._intake.take(self._driver.state, part):
+                    self.last_at = time.monotonic()
+            except RemoteError as error:
+                self._refuse(error, part)
+        self._intake.flush()
+
+    def work(self) -> None:
+        """Offer complete messages to the machine until none of them is of use any more.
+
+        Raises:
+            Equivocation, ManifestMismatch: a peer does what ends the trial for this one.
+        """
+        while True:
+            before = self._driver.state
+            for row, header, blob in self._intake.complete():
+                self._offer(row, header, blob)
+            if self._driver.state.session_id and not before.session_id:
+                self.take(self._intake.unpark())
+            elif self._driver.state == before:
+                return
+
+    def check_manifests(self) -> None:
+        """Give up when a peer's manifest differs and its matching HELLO did not follow within a few seconds.
+
+        Raises:
+            ManifestMismatch: it says in which fields.
+        """
+        if time.monotonic() - self.last_at < limits.MISMATCH_GRACE_S:
+            return
+        for name, fields in self._mismatches.items():
+            if fields != ("nonce",):  # the nonce alone: left over from another run of this trial
+                raise ManifestMismatch(name, fields)
+
+    def _offer(self, row: int, header: Header, blob: int) -> None:
+        try:
+            arrived = self._intake.read(row, header, blob)
+            opened = arrived.opened
+            if header.trial_id != self._trial_id:
+                self._compare_manifests(arrived)
+                self._intake.settle(row, header)
+                return
+            received = Received(
+                sender=header.sender, turn=header.turn, message=opened.message, blob_digest=opened.blob_digest
+            )
+            self._driver.post(received, also=lambda state: self._settle(arrived, state))
+            self._mismatches.pop(header.sender, None)
+        except NotYet:
+            return
+        except RemoteError as error:
+            with self._journal.transaction():
+                self._refuse(error, header.encode())
+                self._intake.settle(row, header, remember=False)
+            if isinstance(error, Equivocation | ManifestMismatch):
+                raise
+
+    def _settle(self, arrived: Arrived, state: State) -> None:
+        """Drop a message that the machine took; its weights, if it took these too, are kept."""
+        opened = arrived.opened
+        turn = opened.header.turn
+        keeps = opened.blob_bytes > 0 and state != self._driver.state and not self._weights.has(turn)
+        if keeps:
+            self._weights.adopt(turn, arrived.blob, start=opened.blob_offset, size_bytes=opened.blob_bytes)
+        self._intake.settle(arrived.row, opened.header, keep_blob=keeps)
+
+    def _compare_manifests(self, arrived: Arrived) -> None:
+        """Note in which fields a peer's manifest differs, until its matching HELLO arrives."""
+        sender, hello = arrived.opened.header.sender, arrived.opened.message
+        assert isinstance(hello, Hello), "intake lets only HELLOs of other trials through"
+        theirs = manifest_from_bytes(hello.manifest)
+        if sender in self._driver.state.session_keys:
+            return  # its matching HELLO is here: this one is of the past
+        self._mismatches[sender] = differences(self._manifest.as_data(), theirs.as_data())
+        log.warning("%s", ManifestMismatch(sender, self._mismatches[sender]).message)
+
+    def _refuse(self, error: RemoteError, message: bytes) -> None:
+        log.warning("Refused a message: %s", error)
+        self._quarantine.add(error, message)
