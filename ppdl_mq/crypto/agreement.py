@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
+from typing import Final
 
 from nacl import bindings
 from nacl.utils import random as system_random
@@ -14,6 +15,8 @@ from ppdl_mq.crypto.seal import KEY_BYTES, Random
 from ppdl_mq.crypto.secret import Secret
 from ppdl_mq.errors import Unauthentic
 
+_ANY_SECRET: Final = Secret(bytes([9]) * KEY_BYTES)
+
 
 def new_secret(*, random: Random = system_random) -> Secret:
     """Draw 32 random bytes: a session's X25519 secret, or a contribution to the trial key."""
@@ -23,6 +26,15 @@ def new_secret(*, random: Random = system_random) -> Secret:
 def public_half(secret: Secret) -> bytes:
     """Return the X25519 public key (32 bytes) of a secret."""
     return bindings.crypto_scalarmult_base(secret.reveal())
+
+
+def check_public(public: bytes) -> None:
+    """Hold another's X25519 key, 32 bytes, to what every agreement with it will need.
+
+    Raises:
+        Unauthentic: it is of small order: whoever agreed on a key with it would agree on one that anybody knows.
+    """
+    _shared(_ANY_SECRET, public)
 
 
 def identity_pair_key(secret: Secret, public: bytes, *, trial_id: bytes, sender: str, recipient: str) -> Secret:
@@ -50,9 +62,12 @@ def trial_key(session_id: bytes, contributions: Mapping[str, Secret]) -> Secret:
 
 
 def _pair_key(label: bytes, secret: Secret, public: bytes, context: bytes, sender: str, recipient: str) -> Secret:
+    info = framed(label, context, sender.encode(), recipient.encode())
+    return Secret(hashlib.blake2b(info, key=_shared(secret, public), digest_size=KEY_BYTES).digest())
+
+
+def _shared(secret: Secret, public: bytes) -> bytes:
     try:
-        shared = bindings.crypto_scalarmult(secret.reveal(), public)
+        return bindings.crypto_scalarmult(secret.reveal(), public)
     except RuntimeError:  # libsodium refuses a point of small order: the result would be all zeros
         raise Unauthentic("A public key is of small order.") from None
-    info = framed(label, context, sender.encode(), recipient.encode())
-    return Secret(hashlib.blake2b(info, key=shared, digest_size=KEY_BYTES).digest())

@@ -144,9 +144,8 @@ class Journal:
             db.execute(f"PRAGMA {pragma}")
         belongs = {"format": bytes([_FORMAT]), "trial": trial_id, "keys": identity.public.raw_keys}
         if is_new or not db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
-            db.executescript("BEGIN;" + _SCHEMA + "COMMIT;")
-            db.execute("BEGIN IMMEDIATE")
-            db.executemany("INSERT OR REPLACE INTO fact VALUES (?, ?)", belongs.items())
+            db.executescript("BEGIN IMMEDIATE;" + _SCHEMA)
+            db.executemany("INSERT INTO fact VALUES (?, ?)", belongs.items())
             db.execute("COMMIT")
             return db
         found = {name: bytes(value) for name, value in db.execute("SELECT name, value FROM fact")}

@@ -13,7 +13,7 @@ from types import MappingProxyType
 from typing import Any, Final
 
 from ppdl_mq.crypto import labels
-from ppdl_mq.crypto.agreement import public_half
+from ppdl_mq.crypto.agreement import check_public, public_half
 from ppdl_mq.crypto.hashing import sha256
 from ppdl_mq.crypto.identity import verify
 from ppdl_mq.crypto.secret import Secret
@@ -138,6 +138,7 @@ class SequentialMachine:
             raise Malformed(f"A HELLO of {event.sender} names one trial and holds another.")
         signed = session_key_bytes(terms.trial_id, event.sender, hello.session_key)
         verify(terms.peers[event.sender], hello.session_signature, signed)
+        check_public(hello.session_key)  # here, where its sender is refused; later it would be whoever came last
         if hello.layout != terms.layout:
             raise ManifestMismatch(event.sender, ("the installed build of the model",))
         theirs = SessionKey(key=hello.session_key, signature=hello.session_signature)
@@ -386,7 +387,7 @@ _AFTER_CONFIRMS: Final = tuple(phase for phase in _IN_SESSION if phase not in (P
 _BUSY: Final = (Phase.BUILDING, Phase.TRAINING)
 
 TABLE: Final[Mapping[tuple[Phase, str], Handler]] = MappingProxyType(
-    {(phase, "Sent"): _M._ignore for phase in _RUNNING}
+    {(phase, "Sent"): _M._ignore for phase in (*_RUNNING, Phase.ENDED)}
     | {(phase, "Overdue"): _M._on_overdue for phase in _RUNNING}
     | {(phase, "RESEND"): _M._on_resend for phase in _RUNNING}
     | {(phase, "HELLO"): _M._on_hello for phase in _RUNNING}
