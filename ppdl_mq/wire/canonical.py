@@ -1,7 +1,7 @@
 """Plain data as bytes, in one encoding: a strict subset of MessagePack.
 
-Maps have string keys, sorted by code point, each once; integers take the shortest form; floats are float64 and not
-NaN; there are no extension types. Whatever else MessagePack would allow is refused on decoding.
+Maps have string keys, sorted by code point, each once; integers take the shortest form; floats are float64 and
+finite; there are no extension types. Whatever else MessagePack would allow is refused on decoding.
 
 Source: docs/PROTOCOL.md, "Encoding"; the MessagePack specification, "Formats".
 """
@@ -21,7 +21,7 @@ def encode(data: Any) -> bytes:
     """Return the one encoding of `data`.
 
     Args:
-        data: None, bool, int (64 bits signed), float (not NaN), str, bytes, or a list, tuple or dict of these.
+        data: None, bool, int (64 bits signed), float (finite), str, bytes, or a list, tuple or dict of these.
 
     Raises:
         ValueError: `data` has no encoding; a bug of the caller.
@@ -66,8 +66,8 @@ def _sorted(value: Any, *, depth: int) -> Any:
             raise ValueError("integer of more than 64 bits")
         return value
     if isinstance(value, float):
-        if math.isnan(value):
-            raise ValueError("NaN has many encodings")
+        if not math.isfinite(value):
+            raise ValueError("a float that is not finite")
         return value
     if isinstance(value, (list, tuple)):
         return [_sorted(item, depth=depth + 1) for item in value]

@@ -1,0 +1,193 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ppdl_mq.config import limits
+from ppdl_mq.errors import Malformed, RemoteError, TooLarge
+from ppdl_mq.wire import canonical
+from ppdl_mq.wire.kinds import Kind
+from ppdl_mq.wire.messages import (
+    Confirm,
+    Done,
+    FinalWeights,
+    Hello,
+    Lineage,
+    Message,
+    Notice,
+    Resend,
+    Statement,
+    TurnWeights,
+    decode_meta,
+    encode_meta,
+)
+from tests.wire.samples import MESSAGES
+
+
+def raw(size: int) -> st.SearchStrategy[bytes]:
+    return st.binary(min_size=size, max_size=size)
+
+
+statements = st.builds(Statement, digest=raw(32), signature=raw(64))
+lineages = st.builds(Lineage, anchor=raw(32), chain=st.lists(statements, min_size=1, max_size=5).map(tuple))
+printable = st.text(st.characters(codec="ascii", min_codepoint=32, max_codepoint=126), max_size=200)
+messages: st.SearchStrategy[Message] = st.one_of(
+    st.builds(
+        Hello,
+        manifest=st.binary(max_size=500),
+        session_key=raw(32),
+        session_signature=raw(64),
+        layout=raw(32),
+        software=printable,
+    ),
+    st.builds(Confirm, contribution=raw(32) | st.just(b"")),
+    st.builds(TurnWeights, lineage=lineages),
+    st.builds(Notice, message_id=raw(16)),
+    st.builds(FinalWeights, lineage=lineages),
+    st.builds(Done, digest=raw(32), signature=raw(64)),
+    st.just(Resend()),
+)
+
+
+@given(messages)
+def test_round_trip(message: Message) -> None:
+    assert decode_meta(message.kind, encode_meta(message)) == message
+
+
+def test_there_is_a_sample_of_every_kind() -> None:
+    assert set(MESSAGES) == set(Kind)
+    for kind, message in MESSAGES.items():
+        assert message.kind is kind
+        assert decode_meta(kind, encode_meta(message)) == message
+
+
+FIELDS = [(kind, name) for kind in Kind for name in canonical.decode(encode_meta(MESSAGES[kind]), limit_bytes=10_000)]
+
+
+def meta(kind: Kind, **changes: Any) -> bytes:
+    """The sample's meta with fields changed; Ellipsis removes one."""
+    data = canonical.decode(encode_meta(MESSAGES[kind]), limit_bytes=10_000) | changes
+    return canonical.encode({name: value for name, value in data.items() if value is not ...})
+
+
+WRONG = (..., None, 0, True, 1.0, {}, [], "", "text", b"short", b"x" * 65)
+
+
+def may_be(name: str, value: Any) -> bool:
+    """Whether a field may have this value as far as this layer can tell."""
+    match name:
+        case "software":
+            return isinstance(value, str)
+        case "manifest":
+            return isinstance(value, bytes)
+        case "contribution":
+            return isinstance(value, bytes) and len(value) <= 32
+    return False
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "value"), [(*field, value) for field in FIELDS for value in WRONG if not may_be(field[1], value)]
+)
+def test_a_missing_or_wrong_field_is_refused(kind: Kind, name: str, value: Any) -> None:
+    with pytest.raises(Malformed):
+        decode_meta(kind, meta(kind, **{name: value}))
+
+
+@pytest.mark.parametrize(("kind", "name"), [(kind, name) for kind, name in FIELDS if name not in ("chain", "software")])
+def test_one_byte_more_or_less(kind: Kind, name: str) -> None:
+    value = canonical.decode(encode_meta(MESSAGES[kind]), limit_bytes=10_000)[name]
+    others = [value + b"\0"] if name == "contribution" else [value + b"\0", value[:-1]]
+    for other in others if name != "manifest" else [bytes(limits.MAX_MANIFEST_BYTES + 1)]:
+        with pytest.raises(Malformed):
+            decode_meta(kind, meta(kind, **{name: other}))
+
+
+@pytest.mark.parametrize("kind", Kind)
+def test_a_field_too_many(kind: Kind) -> None:
+    with pytest.raises(Malformed):
+        decode_meta(kind, meta(kind, zzz=1))
+
+
+@pytest.mark.parametrize("kind", Kind)
+@pytest.mark.parametrize("data", [None, 1, [], "map", [["digest", bytes(32)]]], ids=repr)
+def test_not_a_map(kind: Kind, data: Any) -> None:
+    with pytest.raises(Malformed):
+        decode_meta(kind, canonical.encode(data))
+
+
+def test_no_kind_reads_as_another() -> None:
+    """But for TURN and FINAL, which have one meta: there the header's kind is what is signed."""
+    for kind, message in MESSAGES.items():
+        for other in Kind:
+            if kind is not other and {kind, other} != {Kind.TURN, Kind.FINAL}:
+                with pytest.raises(Malformed):
+                    decode_meta(other, encode_meta(message))
+
+
+STATEMENT = [bytes(32), bytes(64)]
+
+
+@pytest.mark.parametrize("kind", [Kind.TURN, Kind.FINAL])
+@pytest.mark.parametrize(
+    "chain",
+    [
+        [],
+        [[]],
+        [STATEMENT[:1]],
+        [[*STATEMENT, b""]],
+        [STATEMENT[::-1]],
+        [[bytes(31), bytes(64)]],
+        [[bytes(32), bytes(65)]],
+        [["0" * 32, bytes(64)]],
+        [STATEMENT, 7],
+        [{"digest": bytes(32), "signature": bytes(64)}],
+        [STATEMENT] * (2 * limits.MAX_PEERS + 1),
+    ],
+)
+def test_chains_that_are_none(kind: Kind, chain: Any) -> None:
+    with pytest.raises(Malformed):
+        decode_meta(kind, meta(kind, chain=chain))
+
+
+def test_the_longest_chain_is_taken() -> None:
+    chain = [STATEMENT] * (2 * limits.MAX_PEERS)
+    assert len(decode_meta(Kind.TURN, meta(Kind.TURN, chain=chain)).lineage.chain) == len(chain)  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("software", ["x" * 201, "é" * 101, "line\nbreak", "\x1b[2J", "\u202e"])
+def test_text_that_a_terminal_should_not_see(software: str) -> None:
+    with pytest.raises(Malformed):
+        decode_meta(Kind.HELLO, meta(Kind.HELLO, software=software))
+
+
+def test_a_meta_over_the_limit_is_refused_unread() -> None:
+    with pytest.raises(TooLarge):
+        decode_meta(Kind.RESEND, bytes(limits.MAX_META_BYTES + 1))
+
+
+@given(st.sampled_from(Kind), st.data())
+def test_another_encoding_of_the_same_is_refused(kind: Kind, data: st.DataObject) -> None:
+    encoded = bytearray(encode_meta(MESSAGES[kind]))
+    at = data.draw(st.integers(0, len(encoded) - 1))
+    encoded[at] ^= data.draw(st.integers(1, 255))
+    try:
+        read = decode_meta(kind, bytes(encoded))
+    except RemoteError:
+        return
+    assert encode_meta(read) == bytes(encoded)
+    assert read != MESSAGES[kind]
+
+
+def test_longer_forms_of_the_same_are_refused() -> None:
+    encoded = encode_meta(MESSAGES[Kind.NOTICE])
+    assert encoded[:1] == b"\x81"
+    for same in (b"\xde\x00\x01" + encoded[1:], encoded.replace(b"\xc4\x10", b"\xc5\x00\x10"), encoded + b"\xc0"):
+        with pytest.raises(Malformed):
+            decode_meta(Kind.NOTICE, same)
+
+
+def test_a_contribution_is_not_shown() -> None:
+    assert "\\x14" not in repr(MESSAGES[Kind.CONFIRM])
