@@ -34,7 +34,7 @@ MAX_ARGON2_OPS: Final = 20
 MAX_ARGON2_BYTES: Final = 1024**3
 
 # What a peer keeps for others.
-MAX_OPEN_MESSAGES_PER_SENDER: Final = 8  # messages of which some parts are still missing
+MAX_OPEN_MESSAGES_PER_SENDER: Final = 8  # that miss parts, or came too early
 MAX_QUARANTINE_RECORDS: Final = 1_000
 
 # Waiting, in seconds.

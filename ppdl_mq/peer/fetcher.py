@@ -72,8 +72,8 @@ class Fetcher:
                     header, _, _ = split_part(delivery.body)
                     if header.message_id == fetch.message_id and header.turn == fetch.turn:
                         if not self._intake.holds(header):
-                            kept = self._intake.take(state, delivery.body) is not None or kept
-                        self._held.append(delivery)
+                            kept = self._intake.take(state, delivery.body, came_to=WEIGHTS) is not None or kept
+                        self._held.append(Delivery(b"", delivery.tag))  # the bytes would be the model once more
                         if self._intake.has_whole(header):
                             break
                     elif header.turn < fetch.turn:

@@ -7,7 +7,7 @@ Source: docs/PROTOCOL.md, section 3.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from ppdl_mq.config import limits
 from ppdl_mq.crypto.seal import open_sealed
@@ -17,7 +17,7 @@ from ppdl_mq.peer.journal import Journal
 from ppdl_mq.protocol.keyring import Keyring
 from ppdl_mq.protocol.state import State
 from ppdl_mq.protocol.terms import WEIGHTS, Terms
-from ppdl_mq.wire.envelope import Opened, read_body
+from ppdl_mq.wire.envelope import BodyDigest, Opened, read_body
 from ppdl_mq.wire.header import NO_SESSION, Header, decode_header, split_part
 from ppdl_mq.wire.kinds import Kind
 
@@ -26,12 +26,13 @@ from ppdl_mq.wire.kinds import Kind
 class _Assembly:
     """A message of which some parts are here."""
 
-    row: int
     header: Header
-    blob: int
-    got: set[int]
-    fresh: list[int]  # written, but not yet journalled
-    writer: BlobWriter | None
+    digest: BodyDigest
+    row: int = 0  # in the journal; 0 until it has one
+    writer: BlobWriter | None = None
+    inline: bytes = b""  # a small message's only part, until it is journalled
+    got: set[int] = field(default_factory=set)
+    fresh: list[int] = field(default_factory=list)  # written, but not yet journalled
 
     @property
     def is_complete(self) -> bool:
@@ -74,10 +75,16 @@ class Intake:
         self._blobs = blobs
         self._weights_bytes = weights_bytes
         self._chunk_bytes = chunk_bytes
+        self._digests: dict[int, bytes] = {}  # of the weights of complete messages, by row
         self._open: dict[tuple[str, bytes], _Assembly] = dict(self._reload())
 
-    def take(self, state: State, part: bytes) -> Header | None:
+    def take(self, state: State, part: bytes, *, came_to: str) -> Header | None:
         """Check a part and keep its plaintext; `flush` makes that durable.
+
+        Args:
+            state: of the machine.
+            part: as it came.
+            came_to: the address it was taken from.
 
         Returns:
             Its header; None when it is a replay, or parked until the session is known.
@@ -88,7 +95,7 @@ class Intake:
         if len(part) > self._chunk_bytes:
             raise TooLarge("A message is larger than the manifest allows.")
         header, associated, sealed = split_part(part)
-        self._check_address(state, header)
+        self._check_address(state, header, came_to)
         if self._is_seen(header):
             return None
         key = self._keyring.key(state, header)
@@ -120,6 +127,8 @@ class Intake:
                 assembly.writer.sync()
         with self._journal.transaction() as db:
             for assembly in dirty:
+                if not assembly.row:
+                    assembly.row = self._insert(assembly.header, self._blobs.put(assembly.inline))
                 rows = [(assembly.row, part) for part in assembly.fresh]
                 db.executemany("INSERT OR IGNORE INTO incoming_part VALUES (?, ?)", rows)
                 if assembly.is_complete:
@@ -129,6 +138,8 @@ class Intake:
             if assembly.is_complete:
                 if assembly.writer:
                     assembly.writer.close()
+                if digest := assembly.digest.value:
+                    self._digests[assembly.row] = digest
                 del self._open[assembly.header.sender, assembly.header.message_id]
 
     def complete(self) -> list[tuple[int, Header, int]]:
@@ -143,7 +154,8 @@ class Intake:
             RemoteError: it is refused; the caller drops it.
         """
         with self._blobs.view(blob) as body:
-            opened = read_body(header, body, self._terms.peers[header.sender])
+            sender = self._terms.peers[header.sender]
+            opened = read_body(header, body, sender, blob_digest=self._digests.get(row))
         if header.kind.carries_weights and opened.blob_bytes != self._weights_bytes:
             raise Malformed(
                 f"The weights of {header.sender} have {opened.blob_bytes} bytes, not {self._weights_bytes}."
@@ -160,6 +172,7 @@ class Intake:
             remember: drop it silently when it comes again. Not for a refused one: its id may have been chosen by
                 somebody who wants the right message dropped.
         """
+        self._digests.pop(row, None)
         with self._journal.transaction() as db:
             blob = db.execute("SELECT blob FROM incoming WHERE id = ?", (row,)).fetchone()[0]
             db.execute("DELETE FROM incoming WHERE id = ?", (row,))
@@ -186,26 +199,33 @@ class Intake:
                 if assembly.header.kind is Kind.TURN and assembly.header.turn < before_turn:
                     self._discard(key, assembly)
 
-    def _check_address(self, state: State, header: Header) -> None:
+    def _check_address(self, state: State, header: Header, came_to: str) -> None:
         """Hold the header to section 3, rules 2 to 4, before any cryptography."""
         terms, kind = self._terms, header.kind
         if kind not in terms.kinds():
             raise Misdirected(f"A {kind.name} has no place in {terms.protocol}.")
         if header.sender not in terms.peers or header.sender == terms.me:
             raise Misdirected("A message is from somebody who is not another peer of this trial.")
-        if header.recipient != (WEIGHTS if terms.is_for_all(kind) else terms.me):
+        if not header.recipient == came_to == (WEIGHTS if terms.is_for_all(kind) else terms.me):
             raise Misdirected("A message is for somebody else.")
         if header.trial_id != terms.trial_id and kind is not Kind.HELLO:
             raise Misdirected(f"A {kind.name} of {header.sender} is of another trial.")
         expected = NO_SESSION if kind.before_session else state.session_id
         if header.session_id != expected and (kind.before_session or state.session_id):
             raise Misdirected(f"A {kind.name} of {header.sender} is of another session.")
-        if header.attempt or header.body_bytes > kind.max_body_bytes(self._weights_bytes):
+        if header.attempt:
+            raise Malformed(f"A {kind.name} of {header.sender} is of a second attempt, which {terms.protocol} lacks.")
+        if header.body_bytes > kind.max_body_bytes(self._weights_bytes):
             raise TooLarge(f"A {kind.name} of {header.sender} is larger than any can be.")
-        if kind in (Kind.TURN, Kind.NOTICE) and not (
-            1 <= header.turn <= terms.schedule.turns and terms.schedule.turn(header.turn).peer == header.sender
-        ):
-            raise OutOfTurn(f"{header.sender} sent turn {header.turn}, which is not its own.")
+        if not self._may_name(header.turn, kind, header.sender):
+            raise OutOfTurn(f"{header.sender} sent a {kind.name} of turn {header.turn}, which is not its own.")
+
+    def _may_name(self, turn: int, kind: Kind, sender: str) -> bool:
+        """Tell whether a header of this kind and sender may name this turn. Source: docs/PROTOCOL.md, section 5."""
+        schedule = self._terms.schedule
+        if kind in (Kind.TURN, Kind.NOTICE):
+            return 1 <= turn <= schedule.turns and schedule.turn(turn).peer == sender
+        return turn == (schedule.turns if kind in (Kind.FINAL, Kind.DONE) else 0)
 
     def _is_seen(self, header: Header) -> bool:
         where = (header.sender, header.message_id)
@@ -229,32 +249,41 @@ class Intake:
             raise Malformed(f"Parts of one message of {header.sender} have different headers.")
         if header.part in assembly.got:
             return
+        offset = header.part * header.stride
         if assembly.writer:
-            assembly.writer.write(header.part * header.stride, plaintext)
+            assembly.writer.write(offset, plaintext)
+        assembly.digest.add(offset, plaintext)
         assembly.got.add(header.part)
         assembly.fresh.append(header.part)
 
     def _begin(self, header: Header, plaintext: bytes) -> _Assembly:
-        """Make room for a message; the only part of a small one goes into the row at once."""
-        pending = sum(sender == header.sender for sender, _ in self._open)
-        if pending >= limits.MAX_OPEN_MESSAGES_PER_SENDER:
-            raise OutOfTurn(f"Too many messages of {header.sender} miss parts.")
-        is_small = header.parts == 1 and header.body_bytes <= INLINE_BYTES
+        """Make room for a message; the only part of a small one waits for `flush` in memory."""
+        pending = self._journal.db.execute("SELECT count(*) FROM incoming WHERE sender = ?", (header.sender,))
+        if pending.fetchone()[0] >= limits.MAX_OPEN_MESSAGES_PER_SENDER:
+            raise OutOfTurn(f"Too many messages of {header.sender} miss parts, or came too early.")
+        digest = BodyDigest(header)
+        if header.parts == 1 and header.body_bytes <= INLINE_BYTES:  # one commit, that of `flush`, is enough for it
+            return _Assembly(header=header, digest=digest, inline=plaintext)
+        with self._journal.transaction():
+            blob = self._blobs.reserve(header.body_bytes)
+            row = self._insert(header, blob)
+        return _Assembly(header=header, digest=digest, row=row, writer=self._blobs.reopen(blob, header.body_bytes))
+
+    def _insert(self, header: Header, blob: int) -> int:
         with self._journal.transaction() as db:
-            blob = self._blobs.put(plaintext) if is_small else self._blobs.reserve(header.body_bytes)
             row = db.execute(
                 "INSERT INTO incoming (sender, message_id, header, blob) VALUES (?, ?, ?, ?)",
                 (header.sender, header.message_id, header.of_part(0).encode(), blob),
             ).lastrowid
-            assert row is not None
-        writer = None if is_small else self._blobs.reopen(blob, header.body_bytes)
-        return _Assembly(row=row, header=header, blob=blob, got=set(), fresh=[], writer=writer)
+        assert row is not None
+        return row
 
     def _discard(self, key: tuple[str, bytes], assembly: _Assembly) -> None:
         if assembly.writer:
             assembly.writer.close()
         del self._open[key]
-        self.settle(assembly.row, assembly.header, remember=False)
+        if assembly.row:
+            self.settle(assembly.row, assembly.header, remember=False)
 
     def _reload(self) -> Iterator[tuple[tuple[str, bytes], _Assembly]]:
         rows = self._journal.db.execute("SELECT id, header, blob FROM incoming WHERE complete = 0").fetchall()
@@ -269,7 +298,7 @@ class Intake:
             writer = self._blobs.reopen(blob, header.body_bytes)
             yield (
                 (header.sender, header.message_id),
-                _Assembly(row=row, header=header, blob=blob, got=got, fresh=[], writer=writer),
+                _Assembly(header=header, digest=BodyDigest(header), row=row, writer=writer, got=got),
             )
 
     def close(self) -> None:

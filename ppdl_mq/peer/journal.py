@@ -95,12 +95,16 @@ class Journal:
                 raise
             self.db.execute("COMMIT")
         except sqlite3.Error as fault:
-            raise _damaged(self.folder, str(fault)) from None
+            raise self.damaged(fault) from None
         finally:
             self._depth -= 1
         for path in self._unlink_after:
             path.unlink(missing_ok=True)
         self._unlink_after.clear()
+
+    def damaged(self, fault: sqlite3.Error) -> JournalError:
+        """Return the error for a person of a fault that SQLite reported."""
+        return _damaged(self.folder, str(fault))
 
     def unlink_on_commit(self, path: Path) -> None:
         """Remove a file when the transaction has succeeded, so that no row ever names a missing one."""

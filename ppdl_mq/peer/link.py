@@ -21,6 +21,7 @@ class Link:
         inbox: this peer's address.
         shared: further addresses to declare.
         inputs: where deliveries go.
+        resumes: whether an earlier process of this peer may have read the inbox.
         wait_s: how long to wait for a relay that does not answer at the start; later there is no limit.
         stopped: set when the peer is to stop.
         on_wait: told once why it is waiting.
@@ -33,6 +34,7 @@ class Link:
         inbox: str,
         shared: tuple[str, ...],
         inputs: Inputs,
+        resumes: bool,
         wait_s: float,
         stopped: threading.Event,
         on_wait: Callable[[str], None],
@@ -43,6 +45,7 @@ class Link:
         self._inbox = inbox
         self._shared = shared
         self._inputs = inputs
+        self._resumes = resumes
         self._wait_s = wait_s
         self._stopped = stopped
         self._on_wait = on_wait
@@ -74,10 +77,14 @@ class Link:
         """Tell whether a delivery belongs to the connection that stands now; others come again."""
         return delivered.connection == self.connection
 
+    def _taken_patience_s(self) -> float:
+        """After a broken connection the relay may believe for a while that the old one still reads the inbox."""
+        return 2.5 * limits.HEARTBEAT_S if self._resumes or self.reconnects else 0.0
+
     def _connect(self, deadline: float | None) -> None:
         delay_s = limits.BACKOFF_FIRST_S
         told = False
-        started = time.monotonic()
+        taken_at: float | None = None
         while True:
             self.close()
             try:
@@ -88,10 +95,10 @@ class Link:
                 break
             except (RelayUnreachable, RelayLost, InboxTaken) as error:
                 self.transport.close()
-                # After a broken connection the relay may believe for a while that the old one still reads the inbox.
-                patience_s = 2.5 * limits.HEARTBEAT_S if self.reconnects else 0.0
-                if isinstance(error, InboxTaken) and time.monotonic() - started >= patience_s:
-                    raise
+                if isinstance(error, InboxTaken):
+                    taken_at = taken_at or time.monotonic()
+                    if time.monotonic() - taken_at >= self._taken_patience_s():
+                        raise
                 if deadline is not None and time.monotonic() >= deadline:
                     raise
                 if not told:

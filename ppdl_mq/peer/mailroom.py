@@ -48,19 +48,21 @@ class Mailroom:
     ) -> None:
         self._manifest = manifest
         self._trial_id = trial_id(manifest)
+        self._inbox = driver.machine.terms.me
         self._driver = driver
         self._intake = intake
         self._journal = journal
         self._weights = weights
         self._quarantine = quarantine
         self._mismatches: dict[str, tuple[str, ...]] = {}
+        self._has_unparked = False  # by this process; one before may have died right before it did
         self.last_at = time.monotonic()
 
     def take(self, parts: Iterable[bytes]) -> None:
         """Keep parts; when this returns they are on disk, or refused, and may be acknowledged."""
         for part in parts:
             try:
-                if self._intake.take(self._driver.state, part):
+                if self._intake.take(self._driver.state, part, came_to=self._inbox):
                     self.last_at = time.monotonic()
             except RemoteError as error:
                 self._refuse(error, part)
@@ -76,8 +78,10 @@ class Mailroom:
             before = self._driver.state
             for row, header, blob in self._intake.complete():
                 self._offer(row, header, blob)
-            if self._driver.state.session_id and not before.session_id:
-                self.take(self._intake.unpark())
+            if self._driver.state.session_id and not self._has_unparked:
+                with self._journal.transaction():  # the relay has dropped them: a crash in between must not
+                    self.take(self._intake.unpark())
+                self._has_unparked = True
             elif self._driver.state == before:
                 return
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import time
 from pathlib import Path
@@ -27,7 +28,9 @@ class Progress:
 
     def note(self, event: str, **facts: Any) -> None:
         """Append one line: what happened, and when (seconds since 1970)."""
-        line = json.dumps({"event": event, "at": round(time.time(), 3), **facts}, allow_nan=False)
+        # A loss may be infinite while the weights are not; JSON has no number for it.
+        writable = {name: None if _is_not_finite(fact) else fact for name, fact in facts.items()}
+        line = json.dumps({"event": event, "at": round(time.time(), 3), **writable}, allow_nan=False)
         with (self._folder / PROGRESS_NAME).open("a", encoding="utf-8") as file:
             file.write(line + "\n")
 
@@ -42,3 +45,7 @@ class Progress:
         fresh = path.with_suffix(".new")
         fresh.write_text(json.dumps(complete, indent=1, allow_nan=False) + "\n", encoding="utf-8")
         fresh.replace(path)
+
+
+def _is_not_finite(fact: Any) -> bool:
+    return isinstance(fact, float) and not math.isfinite(fact)

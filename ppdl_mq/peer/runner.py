@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import logging
 import queue
+import sqlite3
 import threading
 import time
 from pathlib import Path
@@ -40,6 +41,7 @@ from ppdl_mq.protocol.terms import WEIGHTS, Terms
 from ppdl_mq.training.saving import save_model
 from ppdl_mq.training.worker import Worker
 from ppdl_mq.transport.base import Transport
+from ppdl_mq.wire.kinds import Kind
 
 log = logging.getLogger("ppdl_mq.peer")
 
@@ -99,6 +101,7 @@ class Runner:
             inbox=terms.me,
             shared=(WEIGHTS,) if terms.uses_trial_key else (),
             inputs=self._inputs,
+            resumes=self.state.phase is not Phase.NEW,
             wait_s=broker_wait_s,
             stopped=self._stopped,
             on_wait=lambda why: log.warning("%s Waiting for the relay.", why),
@@ -142,6 +145,8 @@ class Runner:
                     pass
                 self._leave()
             return self.model_path
+        except sqlite3.Error as fault:  # of a read; the journal's transactions say so themselves
+            raise self.journal.damaged(fault) from None
         finally:
             self._stopped.set()
             self.trainer.stop()
@@ -183,7 +188,9 @@ class Runner:
                 self._publish_one(letter)
 
     def _publish_one(self, letter: Letter) -> None:
-        if self.outbox.publish(self.link.transport, letter):
+        is_sent = self.outbox.publish(self.link.transport, letter)
+        # The last peer removes its inbox once it has every DONE: one that finds no inbox any more got there before.
+        if is_sent or letter.kind is Kind.DONE:
             self.driver.post(letter.sent, also=lambda _: self.outbox.mark_sent(letter))
 
     def _next_inputs(self) -> list[Input]:

@@ -96,13 +96,46 @@ def open_part(key: Secret, part: bytes) -> bytes:
     return open_sealed(key, sealed, associated)
 
 
-def read_body(header: Header, body: memoryview, sender: PublicIdentity) -> Opened:
+class BodyDigest:
+    """SHA-256 of the weights in a body, taken as its parts come, so that nothing is left to hash after the last one.
+
+    Args:
+        header: of any part.
+    """
+
+    def __init__(self, header: Header) -> None:
+        self._hash = hashlib.sha256()
+        self._next = 0  # offset in the body that must come now
+        self._start = 0  # of the weights, known with the first part
+        self._end = header.body_bytes - SIGNATURE_BYTES
+        self._body_bytes = header.body_bytes
+
+    def add(self, offset: int, plaintext: bytes) -> None:
+        """Take a part's plaintext, which begins at `offset` of the body; out of order it is passed over."""
+        if offset != self._next or (offset == 0 and len(plaintext) < _LENGTH_BYTES):
+            return
+        if offset == 0:
+            self._start = _LENGTH_BYTES + int.from_bytes(plaintext[:_LENGTH_BYTES], "big")
+        self._next += len(plaintext)
+        first, last = max(0, self._start - offset), max(0, self._end - offset)
+        self._hash.update(memoryview(plaintext)[first:last])
+
+    @property
+    def value(self) -> bytes | None:
+        """The digest, or None where parts came out of order: then `read_body` hashes."""
+        return self._hash.digest() if self._next == self._body_bytes else None
+
+
+def read_body(
+    header: Header, body: memoryview, sender: PublicIdentity, *, blob_digest: bytes | None = None
+) -> Opened:
     """Check the signature over a whole plaintext body and decode it.
 
     Args:
         header: of any of its parts.
         body: all parts' plaintexts in order; only read.
         sender: whom the header names, with the pinned keys.
+        blob_digest: SHA-256 of the weights in it, where a `BodyDigest` took it already.
 
     Raises:
         Malformed: lengths that do not fit, or a meta that docs/PROTOCOL.md refuses.
@@ -116,7 +149,7 @@ def read_body(header: Header, body: memoryview, sender: PublicIdentity) -> Opene
     if blob_bytes and not header.kind.carries_weights:
         raise Malformed(f"A {header.kind.name} carries weights.")
     meta = bytes(body[_LENGTH_BYTES:blob_offset])
-    blob_digest = hashlib.sha256(body[blob_offset : blob_offset + blob_bytes]).digest()
+    blob_digest = blob_digest or hashlib.sha256(body[blob_offset : blob_offset + blob_bytes]).digest()
     verify(sender, bytes(body[-SIGNATURE_BYTES:]), _signed_bytes(header, meta, blob_digest))
     return Opened(
         header=header,

@@ -1,0 +1,271 @@
+from __future__ import annotations
+
+import os
+import shutil
+import sqlite3
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from ppdl_mq.crypto.identity import Identity
+from ppdl_mq.crypto.secret import Secret
+from ppdl_mq.errors import AlreadyRunning, JournalError
+from ppdl_mq.peer import runner
+from ppdl_mq.peer.blobs import INLINE_BYTES, Blobs
+from ppdl_mq.peer.journal import Journal
+from ppdl_mq.protocol.events import Started
+from ppdl_mq.protocol.sequential import SequentialMachine
+from ppdl_mq.protocol.state import Phase, State
+from ppdl_mq.transport.memory import MemoryRelay, MemoryTransport
+from tests.protocol.world import started, terms_of
+from tests.trial import TrialInProcess, identity_of, manifest_for
+
+TRIAL_ID = bytes(range(32))
+ANNA = identity_of("anna")
+
+
+def opened(folder: Path, *, trial_id: bytes = TRIAL_ID, identity: Identity = ANNA) -> Journal:
+    return Journal(folder, trial_id=trial_id, identity=identity)
+
+
+# --- whose it is -----------------------------------------------------------------------------------------------------
+
+
+def test_a_second_one_is_refused_while_the_first_is_open(tmp_path: Path) -> None:
+    first = opened(tmp_path)
+    with pytest.raises(AlreadyRunning):
+        opened(tmp_path)
+    first.close()
+    opened(tmp_path).close()
+
+
+def test_a_second_process_is_refused_and_a_killed_one_leaves_the_lock_free(tmp_path: Path) -> None:
+    program = (
+        "import sys; from pathlib import Path; from tests.peer.test_journal import opened\n"
+        "journal = opened(Path(sys.argv[1])); print('open', flush=True); sys.stdin.read()"
+    )
+    root = Path(__file__).parents[2]
+    with subprocess.Popen(
+        [sys.executable, "-c", program, str(tmp_path)], cwd=root, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == b"open\n"
+        with pytest.raises(AlreadyRunning):
+            opened(tmp_path)
+        assert (tmp_path / "lock").read_text() == f"{other.pid}\n"
+        other.kill()
+    opened(tmp_path).close()
+
+
+@pytest.mark.parametrize(
+    ("trial_id", "identity"), [(bytes(32), ANNA), (TRIAL_ID, identity_of("bert"))], ids=["trial", "identity"]
+)
+def test_of_another_trial_or_identity(tmp_path: Path, trial_id: bytes, identity: Identity) -> None:
+    opened(tmp_path).close()
+    for _ in range(2):  # and it leaves no lock behind
+        with pytest.raises(JournalError) as caught:
+            opened(tmp_path, trial_id=trial_id, identity=identity)
+        assert type(caught.value) is JournalError
+    opened(tmp_path).close()
+
+
+def test_an_identity_with_the_same_public_keys_cannot_be_made_up(tmp_path: Path) -> None:
+    """The secrets in it are sealed: a copied folder is of no use without the identity."""
+    journal = opened(tmp_path)
+    journal.keep_secret_fact("state", {"x": 1})
+    journal.close()
+    db = sqlite3.connect(tmp_path / "journal.sqlite")
+    with db:
+        db.execute("UPDATE fact SET value = ? WHERE name = 'keys'", (identity_of("bert").public.raw_keys,))
+    db.close()
+    stolen = opened(tmp_path, identity=identity_of("bert"))
+    with pytest.raises(JournalError):
+        stolen.secret_fact("state")
+    stolen.close()
+
+
+# --- damage ----------------------------------------------------------------------------------------------------------
+
+
+def test_not_a_database(tmp_path: Path) -> None:
+    opened(tmp_path).close()
+    (tmp_path / "journal.sqlite").write_bytes(b"not a database, but something else" * 100)
+    for _ in range(2):
+        with pytest.raises(JournalError) as caught:
+            opened(tmp_path)
+        assert type(caught.value) is JournalError
+
+
+@pytest.mark.parametrize("at", [16, 100, 2_000, 4_096, 5_000, 8_192, 9_000, 12_288])
+def test_overwritten_pages(tmp_path: Path, at: int) -> None:
+    """Wherever the damage is: a JournalError when it is met, never another exception."""
+    journal = opened(tmp_path)
+    with journal.transaction():
+        for number in range(20):
+            journal.keep_secret_fact(f"entry {number}", {"x": bytes(200)})
+        Blobs(journal).put(bytes(3_000))
+    journal.close()
+    path = tmp_path / "journal.sqlite"
+    raw = bytearray(path.read_bytes())
+    raw[at : at + 3_000] = bytes(0xA5 for _ in raw[at : at + 3_000])
+    path.write_bytes(raw)
+    try:
+        journal = opened(tmp_path)
+    except JournalError:
+        return
+    try:
+        for number in range(20):
+            journal.secret_fact(f"entry {number}")
+            journal.keep_secret_fact(f"entry {number}", {})
+        with journal.transaction() as db:
+            db.execute("SELECT * FROM blob").fetchall()
+    except JournalError:
+        pass
+    finally:
+        journal.close()
+
+
+def test_a_sealed_entry_under_another_name_does_not_open(tmp_path: Path) -> None:
+    journal = opened(tmp_path)
+    journal.keep_secret_fact("state", {"phase": "new"})
+    sealed = journal.fact("state")
+    assert sealed is not None
+    journal.keep_fact("other", sealed)
+    journal.keep_fact("state", sealed[:-1] + bytes([sealed[-1] ^ 1]))
+    for name in ("state", "other"):
+        with pytest.raises(JournalError):
+            journal.secret_fact(name)
+    assert journal.secret_fact("none") is None
+    journal.close()
+
+
+def test_blobs_that_are_missing_or_cut(tmp_path: Path) -> None:
+    journal = opened(tmp_path)
+    blobs = Blobs(journal)
+    large = blobs.put(bytes(INLINE_BYTES + 1))
+    path = tmp_path / "blobs" / str(large)
+    os.truncate(path, 100)
+    with pytest.raises(JournalError), blobs.view(large):
+        pass
+    path.unlink()
+    for missing in (large, 999):
+        with pytest.raises(JournalError), blobs.view(missing):
+            pass
+    journal.close()
+
+
+# --- all or nothing --------------------------------------------------------------------------------------------------
+
+
+def test_a_transaction_is_all_or_nothing(tmp_path: Path) -> None:
+    journal = opened(tmp_path)
+    blobs = Blobs(journal)
+    kept = blobs.put(bytes(INLINE_BYTES + 1))
+
+    def fail_in_the_middle() -> None:
+        with journal.transaction():
+            journal.keep_fact("one", b"1")
+            with journal.transaction():
+                journal.keep_fact("two", b"2")
+                blobs.put(bytes(INLINE_BYTES + 2))
+                blobs.delete(kept)
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fail_in_the_middle()
+    assert (journal.fact("one"), journal.fact("two")) == (None, None)
+    with blobs.view(kept) as view:
+        assert len(view) == INLINE_BYTES + 1
+    with journal.transaction():  # the roll-back left nothing to be removed later
+        journal.keep_fact("three", b"3")
+    assert (tmp_path / "blobs" / str(kept)).exists()
+    journal.close()
+    again = opened(tmp_path)
+    Blobs(again)
+    assert [path.name for path in (tmp_path / "blobs").iterdir()] == [str(kept)]  # the second file was swept
+    again.close()
+
+
+def test_a_crash_while_it_is_made(tmp_path: Path) -> None:
+    """A folder with a file that SQLite has made and nobody has filled is taken as new."""
+    tmp_path.joinpath("journal.sqlite").touch()
+    opened(tmp_path).close()
+    opened(tmp_path).close()
+
+
+def test_what_was_committed_survives_the_process(tmp_path: Path) -> None:
+    journal = opened(tmp_path / "one")
+    journal.keep_fact("number", b"7")
+    copied = tmp_path / "two"  # as a disk would look after the power failed
+    shutil.copytree(tmp_path / "one", copied)
+    journal.close()
+    again = opened(copied)
+    assert again.fact("number") == b"7"
+    again.close()
+
+
+# --- secrecy ---------------------------------------------------------------------------------------------------------
+
+
+def everything_in(folder: Path) -> bytes:
+    return b"".join(path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file())
+
+
+def test_secrets_of_the_state_cannot_be_read_from_the_folder(tmp_path: Path) -> None:
+    terms = terms_of("anna", protocol="server-aided")
+    event = started("anna")
+    assert isinstance(event, Started)
+    state, _ = SequentialMachine(terms).step(State(), event)
+    journal = opened(tmp_path)
+    journal.keep_secret_fact("state", state.as_data())
+    raw = everything_in(tmp_path)
+    for secret in (event.session_secret, event.contribution, ANNA.secret, ANNA.x25519_secret):
+        assert secret.reveal() not in raw
+        assert secret.reveal()[:16] not in raw
+        assert secret.reveal().hex().encode() not in raw
+    assert State.from_data(journal.secret_fact("state")) == state
+    journal.close()
+
+
+@pytest.mark.parametrize("protocol", ["fully-connected", "server-aided"])
+def test_after_a_trial_no_secret_is_left(tmp_path: Path, protocol: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[Secret] = []
+    plain = runner.new_secret
+
+    def remembered() -> Secret:
+        drawn.append(plain())
+        return drawn[-1]
+
+    monkeypatch.setattr(runner, "new_secret", remembered)
+    relay = MemoryRelay()
+    names = ("anna", "bert")
+    manifest = manifest_for(names, protocol=protocol, training__epochs=1)
+    trial = TrialInProcess(manifest, tmp_path, lambda _: MemoryTransport(relay))
+    trial.run()
+    raw = everything_in(tmp_path)
+    assert len(drawn) == 4
+    for secret in (*drawn, *(identity_of(name).secret for name in names)):
+        assert secret.reveal()[:16] not in raw
+    for name in names:
+        journal = Journal(tmp_path / name, trial_id=trial.runners[name].terms.trial_id, identity=identity_of(name))
+        state = State.from_data(journal.secret_fact("state"))
+        assert (state.phase, state.session_secret, dict(state.contributions)) == (Phase.ENDED, None, {})
+        journal.close()
+
+
+def test_nobody_else_may_read_it(tmp_path: Path) -> None:
+    before = os.umask(0)
+    try:
+        relay = MemoryRelay()
+        manifest = manifest_for(("anna", "bert"), training__epochs=1)
+        TrialInProcess(manifest, tmp_path / "state", lambda _: MemoryTransport(relay)).run()
+    finally:
+        os.umask(before)
+    folder = tmp_path / "state" / "anna"
+    modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in (folder, *folder.iterdir())}
+    assert modes["anna"] == 0o700
+    assert modes["blobs"] == 0o700
+    assert modes["journal.sqlite"] == modes["lock"] == 0o600
