@@ -102,6 +102,20 @@ def test_several_processes_publish_and_nothing_is_lost_or_mixed(path: Path) -> N
         assert [body for body in received if body.startswith(name)] == [b"%s:%d" % (name, i) for i in range(20)]
 
 
+def test_two_connections_of_one_process_do_not_lose_the_write_ahead_log(path: Path) -> None:
+    """Opening and closing the file itself would drop SQLite's locks on it; the next process would remove the log."""
+    with opened(path) as first, opened(path) as second:
+        first.declare("a")
+        second.publish("a", [b"before"])
+        subprocess.run([sys.executable, "-c", PUBLISHER, str(path), "other"], check=True, timeout=60)
+        log = path.with_name(path.name + "-wal")
+        assert log.exists()
+        with sqlite3.connect(path) as fresh:
+            assert fresh.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+        fresh.close()
+        assert first.depth("a") == 21
+
+
 def test_a_message_wakes_its_reader_at_once(path: Path) -> None:
     with opened(path) as reader, opened(path) as sender:
         reader.declare("a")

@@ -75,7 +75,10 @@ class EmbeddedTransport(Transport):
                 self._free(database, reader)
                 reader = None
             if reader is not None:
-                raise InboxTaken(f"Another process reads the inbox {address!r} already.")
+                raise InboxTaken(
+                    f"Another process reads the inbox {address!r} already.",
+                    hint="This identity runs elsewhere, too. Stop one of them.",
+                )
             database.execute("UPDATE queues SET reader = ? WHERE name = ?", (self._name, queue))
             self._inbox = queue
 

@@ -7,6 +7,7 @@ such a commit in a power cut only means that a message is delivered again. Eithe
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import os
@@ -51,7 +52,10 @@ def open_store(path: Path) -> sqlite3.Connection:
         # SQLite's own waiting does not cover the change to WAL, so the first steps are taken one process at a time.
         with (folder_of(path) / "open.lock").open("w") as turn:
             fcntl.flock(turn, fcntl.LOCK_EX)
-            os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
+            # Only a missing file is made here: to open and close one would drop every lock that SQLite holds on it for
+            # an earlier connection of this process, as POSIX has it, and another process would delete its WAL.
+            with contextlib.suppress(FileExistsError):
+                os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
             database = sqlite3.connect(path, timeout=_BUSY_S, isolation_level=None, check_same_thread=False)
             try:
                 _prepare(database, path)
