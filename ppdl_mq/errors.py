@@ -21,6 +21,7 @@
     │   ├── RelayRefused        credentials, rights, TLS (does not pass by itself)
     │   ├── InboxTaken          another process reads this inbox
     │   ├── Unroutable          the addressee's queue does not exist yet
+    │   ├── NotTaken            the relay refuses a message for now (nack: a full queue)
     │   └── MessageTooLarge     over the relay's limit
     └── RemoteError             another peer, or somebody who forged a message
         ├── Malformed           does not decode, or not in the one encoding
@@ -139,6 +140,10 @@ class Unroutable(RelayError):
     def __init__(self, address: str) -> None:
         super().__init__(f"Nobody has opened the inbox {address!r} yet.")
         self.address = address
+
+
+class NotTaken(RelayError):
+    """The relay refused a message with a nack, for instance because a queue is full. It may pass."""
 
 
 class MessageTooLarge(RelayError):

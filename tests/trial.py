@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -123,13 +124,17 @@ class TrialInProcess:
 
     def run(self, *, timeout_s: float = 60.0) -> None:
         """Run every peer to the end, and raise what one of them raised."""
+        ends_at = time.monotonic() + timeout_s
         for thread in self.start():
-            thread.join(timeout_s)
+            while thread.is_alive() and not self.errors and time.monotonic() < ends_at:
+                thread.join(0.1)
             if thread.is_alive():
                 phases = {name: runner.state.phase.value for name, runner in self.runners.items()}
                 for runner in self.runners.values():
                     runner.stop()
-                raise AssertionError(f"{thread.name} is still running: {phases}, {self.errors}")
+                for error in self.errors.values():
+                    raise error
+                raise AssertionError(f"{thread.name} is still running: {phases}")
         for error in self.errors.values():
             raise error
 

@@ -139,9 +139,7 @@ def load(module: torch.nn.Module, buffer: Buffer) -> None:
     """
     layout = Layout.of(module)
     flat = layout.check_size(buffer)
-    for entry in layout.entries:
-        if entry.dtype == "bool" and np.any(flat[entry.offset : entry.offset + entry.size_bytes] > 1):
-            raise ModelError("The weights hold a truth value that is neither 0 nor 1.")
+    _check_bools(flat, layout)
     with torch.no_grad():
         for entry, (_, tensor) in zip(layout.entries, _state(module), strict=True):
             if tensor.device.type == "cpu" and tensor.is_contiguous():
@@ -156,13 +154,14 @@ def digest(buffer: Buffer) -> bytes:
 
 
 def check_finite(buffer: Buffer, layout: Layout) -> None:
-    """Look for NaN and infinity in a flat state, in bounded memory.
+    """Look for NaN and infinity in a flat state, and for bools that are none, in bounded memory.
 
     Raises:
         NotFinite: there is one; the message names the tensor and no value.
-        ModelError: the buffer has the wrong size.
+        ModelError: the buffer has the wrong size, or a bool that is neither 0 nor 1.
     """
     flat = layout.check_size(buffer)
+    _check_bools(flat, layout)
     for entry in layout.entries:
         dtype = entry.torch_dtype
         if not (dtype.is_floating_point or dtype.is_complex):
@@ -172,6 +171,12 @@ def check_finite(buffer: Buffer, layout: Layout) -> None:
             size = min(block_bytes, entry.size_bytes - start)
             if not _all_finite(flat[entry.offset + start :][:size], entry.dtype, dtype):
                 raise NotFinite(f"The weights became NaN or infinite (in {entry.name}).")
+
+
+def _check_bools(flat: Bytes, layout: Layout) -> None:
+    for entry in layout.entries:
+        if entry.dtype == "bool" and np.any(flat[entry.offset : entry.offset + entry.size_bytes] > 1):
+            raise ModelError("The weights hold a truth value that is neither 0 nor 1.")
 
 
 def _all_finite(block: Bytes, name: str, dtype: torch.dtype) -> bool:

@@ -46,55 +46,63 @@ class Fetcher:
         self._delay_s, self._next_at = _FIRST_DELAY_S, 0.0
 
     def sweep(self, state: State) -> bool:
-        """Take what is there, if it is time to; return whether something new was kept.
+        """Take some of what is there, if it is time to; return whether something new was kept.
 
         Parts of the wanted message are held unacknowledged, older turns are acknowledged and so dropped, what is
-        refused is set aside and dropped, anything else goes back.
+        refused is set aside and dropped, anything else goes back. One sweep is short, whatever lies there.
 
         Raises:
             RelayLost: the connection broke; what was held went back to the queue.
+            Unroutable: somebody has removed the queue.
         """
-        fetch = self._wanted
-        if fetch is None or time.monotonic() < self._next_at:
+        if self._wanted is None or time.monotonic() < self._next_at:
             return False
         if state.phase is not Phase.FETCHING:
             self._wanted = None
             return False
-        kept = False
-        others: list[Delivery] = []
+        kept_before = len(self._held)
         done: list[Delivery] = []
+        others: list[Delivery] = []
+        is_empty = False
         try:
-            for _ in range(limits.MAX_PARTS):
+            for _ in range(limits.RECEIVE_BATCH_PARTS):
                 delivery = self._transport.get(WEIGHTS)
                 if delivery is None:
+                    is_empty = True
                     break
-                try:
-                    header, _, _ = split_part(delivery.body)
-                    if header.message_id == fetch.message_id and header.turn == fetch.turn:
-                        if not self._intake.holds(header):
-                            kept = self._intake.take(state, delivery.body, came_to=WEIGHTS) is not None or kept
-                        self._held.append(Delivery(b"", delivery.tag))  # the bytes would be the model once more
-                        if self._intake.has_whole(header):
-                            break
-                    elif header.turn < fetch.turn:
-                        done.append(delivery)
-                    elif len(others) < limits.MAX_OPEN_MESSAGES_PER_SENDER:
-                        others.append(delivery)
-                    else:
-                        raise Malformed("The queue of weights holds too much that is of no turn of now.")
-                except RemoteError as error:
-                    self._quarantine.add(error, delivery.body)
-                    done.append(delivery)
-                if len(done) >= limits.RECEIVE_BATCH_PARTS:
-                    self._transport.ack(done)
-                    done.clear()
+                if self._place(state, self._wanted, delivery, done, others):
+                    break
         finally:
             self._transport.requeue(others)
         self._intake.flush()
         self._transport.ack(done)
+        kept = len(self._held) > kept_before
         self._delay_s = _FIRST_DELAY_S if kept else min(_LAST_DELAY_S, self._delay_s * 2)
-        self._next_at = time.monotonic() + self._delay_s
+        self._next_at = time.monotonic() + (self._delay_s if is_empty else 0.0)
         return kept
+
+    def _place(
+        self, state: State, fetch: Fetch, delivery: Delivery, done: list[Delivery], others: list[Delivery]
+    ) -> bool:
+        """Put one delivery where it belongs; return whether the wanted message is whole with it."""
+        try:
+            header, _, _ = split_part(delivery.body)
+            if header.message_id == fetch.message_id and header.turn == fetch.turn:
+                if self._intake.take(state, delivery.body, came_to=WEIGHTS) is None:
+                    done.append(delivery)  # it is in the journal already
+                else:
+                    self._held.append(Delivery(b"", delivery.tag))  # the bytes would be the model once more
+                return self._intake.has_whole(header)
+            if header.turn < fetch.turn:
+                done.append(delivery)
+            elif len(others) < limits.MAX_OPEN_MESSAGES_PER_SENDER:
+                others.append(delivery)
+            else:
+                raise Malformed("The queue of weights holds too much that is of no turn of now.")
+        except RemoteError as error:
+            self._quarantine.add(error, delivery.body)
+            done.append(delivery)
+        return False
 
     def next_sweep_s(self) -> float | None:
         """Return in how many seconds to look again, or None when nothing is wanted."""
@@ -106,9 +114,11 @@ class Fetcher:
         self._transport.ack(held)
 
     def start_over(self) -> None:
-        """Give back what is held, to be taken again: its message did not become complete."""
-        held, self._held = self._held, []
-        self._transport.requeue(held)
+        """Drop what is held: its message did not become complete, and its maker is asked to send it again.
+
+        It must not go back to the queue: a forged part among it would come first again, and again win.
+        """
+        self.release()
         self._next_at = 0.0
 
     def forget_deliveries(self) -> None:

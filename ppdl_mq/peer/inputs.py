@@ -5,10 +5,13 @@ from __future__ import annotations
 import queue
 import threading
 from dataclasses import dataclass, field
+from typing import Final
 
 from ppdl_mq.errors import PpdlError, RelayError
 from ppdl_mq.training.worker import Evaluation, TurnResult
-from ppdl_mq.transport.base import Delivery, Transport
+from ppdl_mq.transport.base import MAX_HELD, Delivery, Transport
+
+_BUSY_S: Final = 0.02
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +68,8 @@ Inputs = queue.SimpleQueue[Input]
 class Receiver:
     """Moves deliveries from a transport into the queue, in a thread of its own, until the connection ends.
 
-    The transport bounds how many are under way, since nothing is acknowledged here.
+    Nothing is acknowledged here, so that the transport bounds how many are under way, and a relay that disregards that
+    fills no memory: what is not taken off the queue in time is left with the transport.
 
     Args:
         transport: connected and subscribed.
@@ -88,6 +92,9 @@ class Receiver:
 
     def _run(self) -> None:
         while not self._stopped.is_set():
+            if self._inputs.qsize() >= MAX_HELD:  # the peer is busy; the transport bounds what waits behind
+                self._stopped.wait(_BUSY_S)
+                continue
             try:
                 delivery = self._transport.receive(timeout_s=0.5)
             except RelayError as error:

@@ -7,6 +7,7 @@ Source: docs/PROTOCOL.md, section 3.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from ppdl_mq.config import limits
@@ -87,7 +88,7 @@ class Intake:
             came_to: the address it was taken from.
 
         Returns:
-            Its header; None when it is a replay, or parked until the session is known.
+            Its header; None when it is here already, or parked until the session is known.
 
         Raises:
             RemoteError: it is refused.
@@ -96,7 +97,7 @@ class Intake:
             raise TooLarge("A message is larger than the manifest allows.")
         header, associated, sealed = split_part(part)
         self._check_address(state, header, came_to)
-        if self._is_seen(header):
+        if self._is_here(header):
             return None
         key = self._keyring.key(state, header)
         if key is None:
@@ -106,11 +107,6 @@ class Intake:
             return None
         self._keep(header, open_sealed(key, sealed, associated))
         return header
-
-    def holds(self, header: Header) -> bool:
-        """Tell whether this very part is here already."""
-        assembly = self._open.get((header.sender, header.message_id))
-        return assembly is not None and header.part in assembly.got
 
     def has_whole(self, header: Header) -> bool:
         """Tell whether every part of a message that was begun is here."""
@@ -161,6 +157,13 @@ class Intake:
                 f"The weights of {header.sender} have {opened.blob_bytes} bytes, not {self._weights_bytes}."
             )
         return Arrived(row=row, blob=blob, opened=opened)
+
+    @contextmanager
+    def weights_of(self, arrived: Arrived) -> Iterator[memoryview]:
+        """Give read access to the weights of a complete message, without a copy."""
+        start, size_bytes = arrived.opened.blob_offset, arrived.opened.blob_bytes
+        with self._blobs.view(arrived.blob) as body, body[start : start + size_bytes] as weights:
+            yield weights
 
     def settle(self, row: int, header: Header, *, keep_blob: bool = False, remember: bool = True) -> None:
         """Remove a message that was worked on or refused. Call within a transaction.
@@ -224,10 +227,14 @@ class Intake:
         """Tell whether a header of this kind and sender may name this turn. Source: docs/PROTOCOL.md, section 5."""
         schedule = self._terms.schedule
         if kind in (Kind.TURN, Kind.NOTICE):
-            return 1 <= turn <= schedule.turns and schedule.turn(turn).peer == sender
+            is_between_us = 1 <= turn < schedule.turns and schedule.turn(turn + 1).peer == self._terms.me
+            return is_between_us and schedule.turn(turn).peer == sender
         return turn == (schedule.turns if kind in (Kind.FINAL, Kind.DONE) else 0)
 
-    def _is_seen(self, header: Header) -> bool:
+    def _is_here(self, header: Header) -> bool:
+        assembly = self._open.get((header.sender, header.message_id))
+        if assembly is not None and assembly.header.of_part(header.part) == header and header.part in assembly.got:
+            return True
         where = (header.sender, header.message_id)
         seen = "SELECT 1 FROM seen WHERE sender = ? AND message_id = ?"
         waiting = "SELECT 1 FROM incoming WHERE sender = ? AND message_id = ? AND complete = 1"
@@ -247,8 +254,6 @@ class Intake:
             assembly = self._open[key] = self._begin(header, plaintext)
         elif assembly.header.of_part(0) != header.of_part(0):
             raise Malformed(f"Parts of one message of {header.sender} have different headers.")
-        if header.part in assembly.got:
-            return
         offset = header.part * header.stride
         if assembly.writer:
             assembly.writer.write(offset, plaintext)
@@ -259,11 +264,13 @@ class Intake:
     def _begin(self, header: Header, plaintext: bytes) -> _Assembly:
         """Make room for a message; the only part of a small one waits for `flush` in memory."""
         pending = self._journal.db.execute("SELECT count(*) FROM incoming WHERE sender = ?", (header.sender,))
-        if pending.fetchone()[0] >= limits.MAX_OPEN_MESSAGES_PER_SENDER:
+        rowless = sum(1 for (sender, _), each in self._open.items() if sender == header.sender and not each.row)
+        if pending.fetchone()[0] + rowless >= limits.MAX_OPEN_MESSAGES_PER_SENDER:
             raise OutOfTurn(f"Too many messages of {header.sender} miss parts, or came too early.")
         digest = BodyDigest(header)
         if header.parts == 1 and header.body_bytes <= INLINE_BYTES:  # one commit, that of `flush`, is enough for it
             return _Assembly(header=header, digest=digest, inline=plaintext)
+        self.flush()  # what came before gets its row before
         with self._journal.transaction():
             blob = self._blobs.reserve(header.body_bytes)
             row = self._insert(header, blob)

@@ -19,7 +19,7 @@ class Link:
     Args:
         transport: to the relay.
         inbox: this peer's address.
-        shared: further addresses to declare.
+        shared: names further addresses to declare, each time.
         inputs: where deliveries go.
         resumes: whether an earlier process of this peer may have read the inbox.
         wait_s: how long to wait for a relay that does not answer at the start; later there is no limit.
@@ -32,7 +32,7 @@ class Link:
         transport: Transport,
         *,
         inbox: str,
-        shared: tuple[str, ...],
+        shared: Callable[[], tuple[str, ...]],
         inputs: Inputs,
         resumes: bool,
         wait_s: float,
@@ -89,7 +89,7 @@ class Link:
             self.close()
             try:
                 self.transport.connect()
-                for address in (self._inbox, *self._shared):
+                for address in (self._inbox, *self._shared()):
                     self.transport.declare(address)
                 self.transport.subscribe(self._inbox)
                 break

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from ppdl_mq.config import limits
 from ppdl_mq.config.differences import differences
 from ppdl_mq.config.manifest import Manifest
-from ppdl_mq.errors import Equivocation, ManifestMismatch, RemoteError
+from ppdl_mq.errors import Equivocation, LocalError, Malformed, ManifestMismatch, RemoteError
 from ppdl_mq.peer.driver import Driver
+from ppdl_mq.peer.evidence import keep_evidence
 from ppdl_mq.peer.intake import Arrived, Intake
 from ppdl_mq.peer.journal import Journal
 from ppdl_mq.peer.quarantine import Quarantine
@@ -19,6 +21,7 @@ from ppdl_mq.protocol.events import Received
 from ppdl_mq.protocol.sequential import NotYet
 from ppdl_mq.protocol.state import State
 from ppdl_mq.wire.header import Header
+from ppdl_mq.wire.kinds import Kind
 from ppdl_mq.wire.messages import Hello
 from ppdl_mq.wire.trial_id import manifest_from_bytes, trial_id
 
@@ -35,6 +38,8 @@ class Mailroom:
         journal: where everything is kept.
         weights: takes over those of accepted messages.
         quarantine: takes what is refused.
+        check_weights: raises where flat weights hold what no training can use.
+        resend_every_s: how often one peer may have everything published again.
     """
 
     def __init__(
@@ -45,6 +50,9 @@ class Mailroom:
         journal: Journal,
         weights: Weights,
         quarantine: Quarantine,
+        *,
+        check_weights: Callable[[memoryview], None],
+        resend_every_s: float,
     ) -> None:
         self._manifest = manifest
         self._trial_id = trial_id(manifest)
@@ -54,6 +62,9 @@ class Mailroom:
         self._journal = journal
         self._weights = weights
         self._quarantine = quarantine
+        self._check_weights = check_weights
+        self._resend_every_s = resend_every_s
+        self._resent_at: dict[str, float] = {}
         self._mismatches: dict[str, tuple[str, ...]] = {}
         self._has_unparked = False  # by this process; one before may have died right before it did
         self.last_at = time.monotonic()
@@ -62,11 +73,16 @@ class Mailroom:
         """Keep parts; when this returns they are on disk, or refused, and may be acknowledged."""
         for part in parts:
             try:
-                if self._intake.take(self._driver.state, part, came_to=self._inbox):
-                    self.last_at = time.monotonic()
+                header = self._intake.take(self._driver.state, part, came_to=self._inbox)
+                if header is not None and header.sender in self._driver.waiting_for():
+                    self.heard()
             except RemoteError as error:
                 self._refuse(error, part)
         self._intake.flush()
+
+    def heard(self) -> None:
+        """Note that something came from a peer that is waited for."""
+        self.last_at = time.monotonic()
 
     def work(self) -> None:
         """Offer complete messages to the machine until none of them is of use any more.
@@ -94,7 +110,7 @@ class Mailroom:
         if time.monotonic() - self.last_at < limits.MISMATCH_GRACE_S:
             return
         for name, fields in self._mismatches.items():
-            if fields != ("nonce",):  # the nonce alone: left over from another run of this trial
+            if "nonce" not in fields:  # another nonce: of another run, left over, or played again by the relay
                 raise ManifestMismatch(name, fields)
 
     def _offer(self, row: int, header: Header, blob: int) -> None:
@@ -105,6 +121,10 @@ class Mailroom:
                 self._compare_manifests(arrived)
                 self._intake.settle(row, header)
                 return
+            if header.kind is Kind.RESEND and not self._may_have_again(header.sender):
+                self._intake.settle(row, header)
+                return
+            self._check(arrived)
             received = Received(
                 sender=header.sender, turn=header.turn, message=opened.message, blob_digest=opened.blob_digest
             )
@@ -112,12 +132,36 @@ class Mailroom:
             self._mismatches.pop(header.sender, None)
         except NotYet:
             return
+        except Equivocation as error:
+            with self._journal.transaction():
+                keep_evidence(self._journal, error, arrived.opened)
+                self._intake.settle(row, header)
+            raise
         except RemoteError as error:
             with self._journal.transaction():
                 self._refuse(error, header.encode())
                 self._intake.settle(row, header, remember=False)
-            if isinstance(error, Equivocation | ManifestMismatch):
+            if isinstance(error, ManifestMismatch):
                 raise
+
+    def _check(self, arrived: Arrived) -> None:
+        """Refuse weights that no training can use, before this peer makes them its own."""
+        opened = arrived.opened
+        if not opened.blob_bytes:
+            return
+        with self._intake.weights_of(arrived) as weights:
+            try:
+                self._check_weights(weights)
+            except LocalError as fault:  # it is the sender's fault here
+                raise Malformed(f"{opened.header.sender} sent weights that cannot be used: {fault.message}") from None
+
+    def _may_have_again(self, name: str) -> bool:
+        """Tell whether a peer may have everything again: a small request must not make much traffic at will."""
+        now = time.monotonic()
+        if now - self._resent_at.get(name, -math.inf) < self._resend_every_s:
+            return False
+        self._resent_at[name] = now
+        return True
 
     def _settle(self, arrived: Arrived, state: State) -> None:
         """Drop a message that the machine took; its weights, if it took these too, are kept."""
@@ -133,11 +177,14 @@ class Mailroom:
         sender, hello = arrived.opened.header.sender, arrived.opened.message
         assert isinstance(hello, Hello), "intake lets only HELLOs of other trials through"
         theirs = manifest_from_bytes(hello.manifest)
+        if trial_id(theirs) != arrived.opened.header.trial_id:
+            raise Malformed(f"A HELLO of {sender} names one trial and holds another.")
         if sender in self._driver.state.session_keys:
             return  # its matching HELLO is here: this one is of the past
         self._mismatches[sender] = differences(self._manifest.as_data(), theirs.as_data())
         log.warning("%s", ManifestMismatch(sender, self._mismatches[sender]).message)
 
     def _refuse(self, error: RemoteError, message: bytes) -> None:
-        log.warning("Refused a message: %s", error)
-        self._quarantine.add(error, message)
+        count = self._quarantine.add(error, message)
+        if count & (count - 1) == 0:  # 1, 2, 4, 8, ...: a flood must not fill the log as well
+            log.warning("Refused a message (%d of this sort so far): %s", count, error)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import random
 import time
 from collections.abc import Iterator
@@ -10,7 +11,7 @@ from dataclasses import dataclass
 from nacl.utils import random as system_random
 
 from ppdl_mq.config import limits
-from ppdl_mq.errors import Unroutable
+from ppdl_mq.errors import NotTaken, Unroutable
 from ppdl_mq.peer.blobs import Blobs
 from ppdl_mq.peer.journal import Journal
 from ppdl_mq.peer.weights import Weights
@@ -23,6 +24,8 @@ from ppdl_mq.transport.base import Transport
 from ppdl_mq.wire.envelope import NO_BLOB, body_bytes, seal_parts
 from ppdl_mq.wire.header import MESSAGE_ID_BYTES, NO_SESSION, Header, stride_for
 from ppdl_mq.wire.kinds import Kind
+
+log = logging.getLogger("ppdl_mq.peer")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -115,7 +118,7 @@ class Outbox:
         return [letter for letter in letters if self._is_due(letter.recipient)]
 
     def publish(self, transport: Transport, letter: Letter) -> bool:
-        """Publish every part of a message; False when its recipient has no inbox yet.
+        """Publish every part of a message; False when its recipient has no inbox yet, or the relay has no room.
 
         Raises:
             RelayLost: the connection broke; nothing is forgotten.
@@ -128,7 +131,9 @@ class Outbox:
                 transport.publish(letter.recipient, _parts(sealed, letter.part_bytes))
                 self.published_messages += -(-len(sealed) // letter.part_bytes)
                 self.published_bytes += len(sealed)
-        except Unroutable:
+        except (Unroutable, NotTaken) as error:
+            if isinstance(error, NotTaken):
+                log.warning("%s Trying again.", error)
             self._delay(letter.recipient)
             return False
         self._waiting.pop(letter.recipient, None)

@@ -19,8 +19,12 @@ class Quarantine:
     def __init__(self, journal: Journal) -> None:
         self._journal = journal
 
-    def add(self, error: RemoteError, message: bytes) -> None:
-        """Note a message that was refused, and why; its head is kept while there is room."""
+    def add(self, error: RemoteError, message: bytes) -> int:
+        """Note a message that was refused, and why; its head is kept while there is room.
+
+        Returns:
+            How many were refused for a reason of this class so far.
+        """
         with self._journal.transaction() as db:
             reason = type(error).__name__
             db.execute(
@@ -33,6 +37,8 @@ class Quarantine:
                     "INSERT INTO refused (at, reason, head) VALUES (?, ?, ?)",
                     (time.time(), f"{reason}: {error.message}", head),
                 )
+            count = db.execute("SELECT count FROM refused_count WHERE reason = ?", (reason,)).fetchone()[0]
+        return int(count)
 
     def counts(self) -> dict[str, int]:
         """Return how many messages were refused, by the name of the error."""

@@ -18,9 +18,11 @@ from ppdl_mq.config import limits
 from ppdl_mq.config.manifest import Manifest
 from ppdl_mq.crypto.agreement import new_secret
 from ppdl_mq.crypto.identity import Identity
-from ppdl_mq.errors import Interrupted, PpdlError, RelayLost
+from ppdl_mq.errors import Interrupted, PpdlError, RelayLost, Unroutable
+from ppdl_mq.numeric.flatten import check_finite
 from ppdl_mq.peer.blobs import Blobs
 from ppdl_mq.peer.driver import Driver
+from ppdl_mq.peer.evidence import refuse_after_equivocation
 from ppdl_mq.peer.fetcher import Fetcher
 from ppdl_mq.peer.inputs import Delivered, Input, Inputs, LinkDown, StopAsked, TrainingFailed, TurnTrained
 from ppdl_mq.peer.intake import Intake
@@ -47,6 +49,7 @@ log = logging.getLogger("ppdl_mq.peer")
 
 MODEL_NAME: Final = "model.safetensors"
 _LOOP_S: Final = 1.0
+_LEFT_FACT: Final = "left the relay"
 
 
 class Runner:
@@ -91,7 +94,16 @@ class Runner:
         )
         machine = SequentialMachine(terms)
         self.driver = Driver(machine, journal, self.outbox, self.weights, self.intake, self._carry_out)
-        self.mailroom = Mailroom(manifest, self.driver, self.intake, journal, self.weights, self.quarantine)
+        self.mailroom = Mailroom(
+            manifest,
+            self.driver,
+            self.intake,
+            journal,
+            self.weights,
+            self.quarantine,
+            check_weights=lambda weights: check_finite(weights, worker.layout),
+            resend_every_s=patience_s / 2,
+        )
         self.fetcher = Fetcher(transport, self.intake, self.quarantine)
         self._inputs: Inputs = queue.SimpleQueue()
         self._stopped = threading.Event()
@@ -99,7 +111,7 @@ class Runner:
         self.link = Link(
             transport,
             inbox=terms.me,
-            shared=(WEIGHTS,) if terms.uses_trial_key else (),
+            shared=self._shared_addresses,
             inputs=self._inputs,
             resumes=self.state.phase is not Phase.NEW,
             wait_s=broker_wait_s,
@@ -122,6 +134,11 @@ class Runner:
         """Where the trial's result is written."""
         return self.journal.folder / MODEL_NAME
 
+    def _shared_addresses(self) -> tuple[str, ...]:
+        """Return what to declare beside the inbox; in the end `weights` may be gone already, and for good."""
+        is_over = self.state.phase in (Phase.ANSWERING_FINAL, Phase.ENDED)
+        return (WEIGHTS,) if self.terms.uses_trial_key and not is_over else ()
+
     def stop(self) -> None:
         """Ask the peer to stop soon; may be called from a signal handler or another thread."""
         self._stopped.set()
@@ -137,6 +154,8 @@ class Runner:
         try:
             if self.state.phase is Phase.ENDED:
                 log.info("This trial has ended already.")
+            refuse_after_equivocation(self.journal)
+            if self.journal.fact(_LEFT_FACT) is not None:
                 self.driver.resume()
             else:
                 self.link.up()
@@ -166,7 +185,8 @@ class Runner:
     def _go_round(self) -> bool:
         """Go round the loop once; return whether the trial has ended."""
         try:
-            self.fetcher.sweep(self.state)
+            if self.fetcher.sweep(self.state):
+                self.mailroom.heard()
             self.mailroom.work()
             self._publish()
             self._show()
@@ -175,7 +195,7 @@ class Runner:
             self._take(self._next_inputs())
             self._ask_again_if_overdue()
             self.mailroom.check_manifests()
-        except RelayLost as error:
+        except (RelayLost, Unroutable) as error:  # Unroutable: somebody has removed the queue of the weights
             log.warning("%s Reconnecting.", error.message)
             self.fetcher.forget_deliveries()
             self.link.again()
@@ -249,6 +269,7 @@ class Runner:
             self.link.transport.delete(self.terms.me)
         except PpdlError as error:
             log.warning("The trial has ended, but its queues remain at the relay: %s", error)
+        self.journal.keep_fact(_LEFT_FACT, b"")
 
     # --- what the machine asks for -------------------------------------------------------------------------------
 

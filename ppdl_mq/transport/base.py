@@ -93,6 +93,7 @@ class Transport(abc.ABC):
 
         Raises:
             Unroutable: `address` has no queue.
+            NotTaken: the relay refuses for now.
             MessageTooLarge: the relay refuses the size.
             RelayLost: the connection broke before everything was confirmed.
         """

@@ -37,6 +37,7 @@ class Opened:
         blob_offset: where the weights begin in the body.
         blob_bytes: how many there are; 0 in most kinds.
         blob_digest: SHA-256 of the weights.
+        signature: 64 bytes, over all of it.
     """
 
     header: Header
@@ -44,6 +45,7 @@ class Opened:
     blob_offset: int
     blob_bytes: int
     blob_digest: bytes
+    signature: bytes
 
 
 def body_bytes(message: Message, blob_bytes: int) -> int:
@@ -126,9 +128,7 @@ class BodyDigest:
         return self._hash.digest() if self._next == self._body_bytes else None
 
 
-def read_body(
-    header: Header, body: memoryview, sender: PublicIdentity, *, blob_digest: bytes | None = None
-) -> Opened:
+def read_body(header: Header, body: memoryview, sender: PublicIdentity, *, blob_digest: bytes | None = None) -> Opened:
     """Check the signature over a whole plaintext body and decode it.
 
     Args:
@@ -150,13 +150,15 @@ def read_body(
         raise Malformed(f"A {header.kind.name} carries weights.")
     meta = bytes(body[_LENGTH_BYTES:blob_offset])
     blob_digest = blob_digest or hashlib.sha256(body[blob_offset : blob_offset + blob_bytes]).digest()
-    verify(sender, bytes(body[-SIGNATURE_BYTES:]), _signed_bytes(header, meta, blob_digest))
+    signature = bytes(body[-SIGNATURE_BYTES:])
+    verify(sender, signature, _signed_bytes(header, meta, blob_digest))
     return Opened(
         header=header,
         message=decode_meta(header.kind, meta),
         blob_offset=blob_offset,
         blob_bytes=blob_bytes,
         blob_digest=blob_digest,
+        signature=signature,
     )
 
 

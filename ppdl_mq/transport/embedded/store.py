@@ -48,6 +48,8 @@ def open_store(path: Path) -> sqlite3.Connection:
     """
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, "it is a folder", str(path))
         folder_of(path).mkdir(mode=0o700, exist_ok=True)
         # SQLite's own waiting does not cover the change to WAL, so the first steps are taken one process at a time.
         with (folder_of(path) / "open.lock").open("w") as turn:

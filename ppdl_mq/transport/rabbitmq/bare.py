@@ -61,10 +61,9 @@ class BarePika:
         """Receive, acknowledge and drop messages until `size_bytes` have come."""
         with _mapped():
             self._channel.basic_qos(prefetch_count=MAX_HELD)
-            missing, number = size_bytes, 0
-            for method, _, body in self._channel.consume(self._names.queue(address)):
+            missing = size_bytes
+            for number, (method, _, body) in enumerate(self._channel.consume(self._names.queue(address)), start=1):
                 missing -= len(body)
-                number += 1
                 if missing <= 0 or number % _ACK_EVERY == 0:
                     self._channel.basic_ack(method.delivery_tag, multiple=True)
                 if missing <= 0:

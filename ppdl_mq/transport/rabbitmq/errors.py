@@ -89,7 +89,10 @@ def channel_error(error: BaseException, address: str) -> RelayError:
         return lost(error)
     code, text = error.reply_code, error.reply_text
     if code == 403 and "exclusive use" in text:
-        return InboxTaken(f"Another process reads the inbox {address!r} already.")
+        return InboxTaken(
+            f"Another process reads the inbox {address!r} already.",
+            hint="This identity runs elsewhere, too. Stop one of them.",
+        )
     if code == 403:
         return RelayRefused(
             f"The relay refuses a right on {address!r}: {text}.", hint="Ask the broker's administrator."

@@ -56,7 +56,10 @@ class Inbox:
             channel.add_on_close_callback(lambda *_: give(answer, None))
             channel.close()
 
-        taken = InboxTaken(f"Another process reads the queue {queue!r} already.")
+        taken = InboxTaken(
+            f"Another process reads the queue {queue!r} already.",
+            hint="This identity runs elsewhere, too. Stop one of them.",
+        )
         if self._lane.ask(count) > 0:
             raise taken
         self._lane.ask(join)
@@ -86,8 +89,12 @@ class Inbox:
 
     def _on_message(self, channel: Channel, method: Any, _: object, body: bytes) -> None:
         with self._changed:
-            self._arrived.append(Delivery(body, (channel, method.delivery_tag)))
-            self._changed.notify()
+            if len(self._arrived) < MAX_HELD:
+                self._arrived.append(Delivery(body, (channel, method.delivery_tag)))
+                self._changed.notify()
+                return
+        # The bound is the broker's to keep; one that does not would fill our memory.
+        self.on_lost(RelayLost("The relay hands out more messages than it was asked for."))
 
     def _on_channel_closed(self, reason: BaseException) -> None:
         if self._subscribed:  # otherwise it is part of `subscribe`

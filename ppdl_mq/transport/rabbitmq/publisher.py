@@ -11,7 +11,7 @@ from typing import Any, Final
 import pika
 from pika.channel import Channel
 
-from ppdl_mq.errors import RelayError, RelayLost, Unroutable
+from ppdl_mq.errors import NotTaken, RelayError, RelayLost, Unroutable
 from ppdl_mq.transport.rabbitmq.errors import channel_error, is_code, lost
 from ppdl_mq.transport.rabbitmq.lane import Lane
 from ppdl_mq.transport.rabbitmq.link import Link, give
@@ -129,7 +129,7 @@ class Publisher:
             self._changed.notify_all()
         if isinstance(method, pika.spec.Basic.Nack):
             self._fail(
-                RelayError(
+                NotTaken(
                     f"The relay did not take a message for {self._address!r}.",
                     hint="Its queue may be full: the broker's administrator can see its limits and policies.",
                 )
