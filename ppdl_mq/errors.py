@@ -1,37 +1,37 @@
 """One error tree: what went wrong, whose fault it is, and the next step for the person.
 
-    PpdlError
-    ├── LocalError              this organisation's own side
-    │   ├── ConfigError         a file that a person wrote
-    │   │   ├── ManifestError   the trial's manifest
-    │   │   └── PeerFileError   the organisation's own settings
-    │   ├── IdentityError       a key file: missing, readable by others, not in the manifest
-    │   │   └── PassphraseError
-    │   ├── JournalError        the state folder: damaged, of another trial
-    │   │   └── AlreadyRunning  another process works in it
-    │   ├── DataError           the organisation's samples
-    │   ├── ModelError          the model cannot be imported or built
-    │   ├── TrainingError       the worker
-    │   │   ├── NotFinite       weights became NaN or infinite
-    │   │   └── Interrupted     stopped before the end of a turn
-    │   └── IllegalEvent        a machine was driven wrongly: our own bug
-    ├── RelayError              the broker, or the way to it
-    │   ├── RelayUnreachable    nobody answers (passes; worth waiting)
-    │   ├── RelayLost           the connection broke in the middle (passes)
-    │   ├── RelayRefused        credentials, rights, TLS (does not pass by itself)
-    │   ├── InboxTaken          another process reads this inbox
-    │   ├── Unroutable          the addressee's queue does not exist yet
-    │   ├── NotTaken            the relay refuses a message for now (nack: a full queue)
-    │   └── MessageTooLarge     over the relay's limit
-    └── RemoteError             another peer, or somebody who forged a message
-        ├── Malformed           does not decode, or not in the one encoding
-        │   ├── UnknownVersion
-        │   └── TooLarge        over a limit, seen before the work
-        ├── Unauthentic         seal or signature does not hold
-        ├── Misdirected         another trial, session, recipient, or an unknown sender
-        ├── OutOfTurn           of the past or the future, or not that peer's to send
-        ├── Equivocation        two different signed messages where one is allowed
-        └── ManifestMismatch    the peer agreed on something else
+PpdlError
+├── LocalError              this organisation's own side
+│   ├── ConfigError         a file that a person wrote
+│   │   ├── ManifestError   the trial's manifest
+│   │   └── PeerFileError   the organisation's own settings
+│   ├── IdentityError       a key file: missing, readable by others, not in the manifest
+│   │   └── PassphraseError
+│   ├── JournalError        the state folder: damaged, of another trial
+│   │   └── AlreadyRunning  another process works in it
+│   ├── DataError           the organisation's samples
+│   ├── ModelError          the model cannot be imported or built
+│   ├── TrainingError       the worker
+│   │   ├── NotFinite       weights became NaN or infinite
+│   │   └── Interrupted     stopped before the end of a turn
+│   └── IllegalEvent        a machine was driven wrongly: our own bug
+├── RelayError              the broker, or the way to it
+│   ├── RelayUnreachable    nobody answers (passes; worth waiting)
+│   ├── RelayLost           the connection broke in the middle (passes)
+│   ├── RelayRefused        credentials, rights, TLS (does not pass by itself)
+│   ├── InboxTaken          another process reads this inbox
+│   ├── Unroutable          the addressee's queue does not exist yet
+│   ├── NotTaken            the relay refuses a message for now (nack: a full queue)
+│   └── MessageTooLarge     over the relay's limit
+└── RemoteError             another peer, or somebody who forged a message
+    ├── Malformed           does not decode, or not in the one encoding
+    │   ├── UnknownVersion
+    │   └── TooLarge        over a limit, seen before the work
+    ├── Unauthentic         seal or signature does not hold
+    ├── Misdirected         another trial, session, recipient, or an unknown sender
+    ├── OutOfTurn           of the past or the future, or not that peer's to send
+    ├── Equivocation        two different signed messages where one is allowed
+    └── ManifestMismatch    the peer agreed on something else
 """
 
 from __future__ import annotations

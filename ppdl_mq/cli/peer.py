@@ -49,6 +49,9 @@ def peer() -> None:
 @click.option("--identity", type=click.Path(path_type=Path), required=True, help="The identity file.")
 @click.option("--broker", required=True, metavar="URL", help="amqp://, amqps:// or embedded:PATH; no password.")
 @click.option("--broker-password-env", metavar="NAME", help="Environment variable of the broker's password.")
+@click.option(
+    "--no-declare", "declare", is_flag=True, flag_value=False, default=True, help="An administrator made the queues."
+)
 @click.option("--data", required=True, help=f"module:callable, or {', '.join(PLUGINS)} with a path, as csv:rows.csv.")
 @click.option("--data-arg", multiple=True, metavar="KEY=VALUE", help="Argument of the data; may be repeated.")
 @click.option("--state-dir", type=click.Path(path_type=Path), help="Of the journal. [default: FILE's name + .state]")
@@ -61,6 +64,7 @@ def new(
     identity: Path,
     broker: str,
     broker_password_env: str | None,
+    declare: bool,
     data: str,
     data_arg: tuple[str, ...],
     state_dir: Path | None,
@@ -85,6 +89,7 @@ def new(
         device=device,
         broker=broker,
         password_env=broker_password_env,
+        declare=declare,
         data=function,
         data_arguments={
             key: _seen_from(file, value) if _is_path(key, value) else value for key, value in arguments.items()

@@ -13,8 +13,9 @@ import click
 from ppdl_mq.cli.arguments import arguments_of, file_argument
 from ppdl_mq.cli.terminal import Terminal, json_option
 from ppdl_mq.config import limits, plain, writing
-from ppdl_mq.config.manifest import Manifest
-from ppdl_mq.config.manifest_text import MODELS, PRESETS, manifest_text, with_nonce, with_peer
+from ppdl_mq.config.cautions import cautions_of
+from ppdl_mq.config.manifest import MODELS, Manifest
+from ppdl_mq.config.manifest_text import PRESETS, manifest_text, with_nonce, with_peer
 from ppdl_mq.config.reading import manifest_from_text, read_manifest
 from ppdl_mq.crypto.identity import PublicIdentity
 from ppdl_mq.errors import ManifestError
@@ -125,7 +126,7 @@ def add_peer(terminal: Terminal, file: Path, line: tuple[str, ...]) -> None:
 @json_option
 @click.pass_obj
 def check(terminal: Terminal, file: Path) -> None:
-    """Validate the manifest; print the trial's id, its peers and the beginning of the schedule.
+    """Validate the manifest; print the trial's id, its peers, the beginning of the schedule, and warnings.
 
     \b
     Example:
@@ -153,6 +154,9 @@ def check(terminal: Terminal, file: Path) -> None:
         lines.append(f"epoch {epoch:<4} {' -> '.join(turn.peer for turn in turns)}")
     if schedule.turns > len(first):
         lines.append(f"... and so on to turn {schedule.turns}")
+    warnings = cautions_of(manifest)
+    if warnings:
+        lines += ["", *(f"warning: {each}" for each in warnings)]
     terminal.answer(
         {
             "name": manifest.name,
@@ -162,6 +166,7 @@ def check(terminal: Terminal, file: Path) -> None:
             "turns": schedule.turns,
             "peers": fingerprints,
             "first_turns": [{"number": turn.number, "epoch": turn.epoch, "peer": turn.peer} for turn in first],
+            "warnings": warnings,
         },
         "\n".join(lines),
     )

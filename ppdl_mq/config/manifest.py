@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from ppdl_mq.config import limits
+
+# The program's own models, which every organisation has and no setting needs to allow.
+MODELS: Final = "ppdl_mq.training.models"
 
 # A description completes the sentence "FIELD must be ..." when the pattern does not hold.
 Name = Annotated[

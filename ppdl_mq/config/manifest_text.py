@@ -7,12 +7,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from ppdl_mq.config.manifest import Manifest
+from ppdl_mq.config.manifest import MODELS, Manifest
 from ppdl_mq.config.reading import manifest_from_text
 from ppdl_mq.config.toml_text import toml_key, toml_value
 from ppdl_mq.errors import ManifestError
-
-MODELS: Final = "ppdl_mq.training.models"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -171,7 +169,7 @@ protocol = {protocol}
 order = {order}  # of the peers in an epoch: "fixed" (sorted by name) or "shuffled" anew each epoch
 
 [model]
-# Any module:callable that is installed at every peer and returns a torch.nn.Module. No code ever travels.
+# Any module:callable that returns a torch.nn.Module and that every peer has installed and allows in its peer.toml.
 callable = {model}
 
 [model.arguments]

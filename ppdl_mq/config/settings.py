@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
 from ppdl_mq.config import limits
-from ppdl_mq.config.manifest import CallablePath, Section
+from ppdl_mq.config.manifest import MODELS, CallablePath, Section
+
+AllowedModel = Annotated[
+    str,
+    Field(
+        pattern=r"^[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*)*(:[A-Za-z_][A-Za-z0-9_]*)?$",
+        max_length=200,
+    ),
+]
 
 
 class Broker(Section):
@@ -60,6 +68,8 @@ class PeerSettings(Section):
         passphrase_file: file whose first line is the passphrase.
         state_dir: folder of the journal; one for each trial is made in it.
         device: where to train.
+        models: what a manifest, which others write, may name as its model: `package.module` for whatever is defined in
+            exactly that module, or `package.module:callable` for that one.
         mode: `rehearsal` allows `sample_seed`; nothing else differs.
         sample_seed: fixes the private order of samples, so that a demonstration can be repeated.
         broker: the relay.
@@ -74,6 +84,9 @@ class PeerSettings(Section):
         default="auto",
         pattern=r"^(auto|cpu|mps|cuda(:[0-9]{1,3})?)$",
         description="auto, cpu, cuda, cuda:N or mps",
+    )
+    models: tuple[AllowedModel, ...] = Field(
+        default=(MODELS,), description="a list of package.module or package.module:callable, such as company.models"
     )
     mode: Literal["production", "rehearsal"] = "production"
     sample_seed: int | None = Field(default=None, ge=0, lt=2**63)

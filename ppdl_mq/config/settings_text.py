@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
+from ppdl_mq.config.manifest import MODELS
 from ppdl_mq.config.toml_text import toml_key, toml_value
 
 
@@ -16,6 +17,7 @@ def settings_text(
     device: str,
     broker: str,
     password_env: str | None,
+    declare: bool,
     data: str,
     data_arguments: Mapping[str, Any],
 ) -> str:
@@ -27,6 +29,7 @@ def settings_text(
         device: where to train.
         broker: the relay's URL, without a password.
         password_env: environment variable of the broker's password, or None.
+        declare: False where an administrator made the queues beforehand.
         data: `module:callable` of the samples.
         data_arguments: its keyword arguments.
     """
@@ -37,6 +40,8 @@ def settings_text(
         device=toml_value(device),
         broker=toml_value(broker),
         password_env=password,
+        declare="# declare = false" if declare else "declare = false",
+        models=toml_value([MODELS]),
         data=toml_value(data),
         data_arguments="\n".join(f"{toml_key(key)} = {toml_value(value)}" for key, value in data_arguments.items()),
     )
@@ -50,6 +55,8 @@ identity = {identity}
 # passphrase_file = "passphrase"  # or a file of mode 0600 whose first line it is
 state_dir = {state_dir}  # the journal of each trial; keep it until the trial has ended
 device = {device}  # or "auto", "cpu", "cuda", "cuda:N", "mps"
+# What manifests may name as their model: package.module or package.module:callable. Allow only what you have read.
+# models = {models}
 # mode = "rehearsal"  # allows sample_seed, so that a demonstration can be repeated; "production" otherwise
 # sample_seed = 1
 
@@ -61,7 +68,7 @@ url = {broker}
 # ca_file = "ca.pem"  # certificates to trust, for amqps
 # certificate_file = "client.pem"
 # key_file = "client.key"
-# declare = false  # where an administrator made the queues beforehand
+{declare}  # where an administrator made the queues beforehand
 # queue_type = "quorum"  # or "classic"
 # wait_s = 300.0  # how long to wait for a broker that is not up yet
 

@@ -49,7 +49,7 @@ class Journal:
     """The journal of one peer in one trial. Used by one thread.
 
     Args:
-        folder: made if missing, mode 0700.
+        folder: made if missing; its mode becomes 0700.
         trial_id: 32 bytes.
         identity: whose journal it is; it seals the secrets in it.
 
@@ -164,7 +164,13 @@ class Journal:
 
 
 def _take_lock(folder: Path) -> int:
-    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    try:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        folder.chmod(0o700)  # it may have been there already
+    except OSError as fault:
+        raise JournalError(
+            f"The state folder {folder} cannot be used: {fault.strerror}.", hint="It must belong to the peer's user."
+        ) from fault
     lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

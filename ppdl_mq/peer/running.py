@@ -17,7 +17,7 @@ from ppdl_mq.peer.folders import state_folder
 from ppdl_mq.peer.journal import Journal
 from ppdl_mq.peer.runner import Runner
 from ppdl_mq.protocol.terms import Terms
-from ppdl_mq.training import device
+from ppdl_mq.training import device, plugin
 from ppdl_mq.training.data.prepare import load_split
 from ppdl_mq.training.order import SEED_BYTES, rehearsal_seed
 from ppdl_mq.training.worker import Worker
@@ -50,6 +50,7 @@ def run_peer(
     name = Terms.name_of(manifest, identity.public)
     if settings.sample_seed is not None and settings.mode != "rehearsal":
         raise PeerFileError("sample_seed is set, which makes the order of samples known.", hint="Take it out.")
+    plugin.check_allowed(manifest.model.callable, settings.models)
     broker = BrokerAddress.from_settings(settings.broker, folder)
     journal = Journal(state_folder(settings, manifest), trial_id=trial_id(manifest), identity=identity)
     try:

@@ -81,7 +81,8 @@ class Trainer:
             return
         except PpdlError as error:
             self._inputs.put(TrainingFailed(error))
-        except Exception as error:  # whatever a model or data plug-in raises must reach the person, not a dead thread
-            failed = TrainingError(f"Training failed: {type(error).__name__}: {error}.")
+        except (Exception, SystemExit) as error:  # what a model raises must reach the person, not a dead thread
+            # Not the exception's text: it may quote somebody's data.
+            failed = TrainingError(f"Training failed with {type(error).__name__}.", hint="--debug shows where.")
             failed.__cause__ = error
             self._inputs.put(TrainingFailed(failed))

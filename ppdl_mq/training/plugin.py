@@ -1,5 +1,7 @@
 """Callables by name: `module:callable` with keyword arguments, from the manifest (models) or peer.toml (data).
 
+A manifest is written by others, so `check_allowed` comes first where a peer builds its model.
+
 Source: docs/TRAINING.md, "Models".
 """
 
@@ -9,7 +11,7 @@ import difflib
 import importlib
 import inspect
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import torch
@@ -19,6 +21,30 @@ from ppdl_mq.errors import DataError, ModelError, PpdlError
 from ppdl_mq.training import determinism
 
 Failure = type[ModelError] | type[DataError]
+
+
+def check_allowed(name: str, allowed: Collection[str]) -> None:
+    """Refuse a model that this organisation has not allowed, before anything of it is imported.
+
+    Args:
+        name: `module:callable`, from a manifest.
+        allowed: `module` for every callable defined in exactly that module, `module:callable` for that one.
+
+    Raises:
+        ModelError: it is not allowed, or cannot be found.
+    """
+    hint = "Add it to models in peer.toml if this organisation trusts it."
+    module_name, _, attribute = name.partition(":")
+    if not attribute.isidentifier():  # a dot would lead out of the module, to whatever it has imported
+        raise ModelError(
+            f"The manifest's model {name} is not of the form module:callable.", hint="The callable's name has no dots."
+        )
+    if name in allowed:
+        return
+    if module_name not in allowed:
+        raise ModelError(f"The manifest's model {name} is not one that this organisation allows.", hint=hint)
+    if getattr(find(name, ModelError), "__module__", None) != module_name:
+        raise ModelError(f"The manifest's model {name} is not defined in {module_name} itself.", hint=hint)
 
 
 def find(name: str, failure: Failure) -> Callable[..., Any]:
@@ -42,7 +68,7 @@ def find(name: str, failure: Failure) -> Callable[..., Any]:
         raise failure(
             f"The module {module_name} needs {error.name}, which is not installed.", hint="Install it."
         ) from error
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # a script that calls sys.exit(0) must not look like a trial that ended
         raise failure(
             f"The module {module_name} cannot be imported: {type(error).__name__}.", hint="--debug shows where."
         ) from error
@@ -73,7 +99,7 @@ def call(name: str, function: Callable[..., Any], arguments: Mapping[str, Any], 
         raise
     except OSError as error:
         raise failure(f"{name} cannot read {error.filename}: {error.strerror}.", hint="Check the path.") from error
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         # Not the exception's text: it may quote a cell of somebody's data.
         raise failure(
             f"{name} failed with {type(error).__name__}.", hint="Check its arguments; --debug shows where."
@@ -89,7 +115,7 @@ def build_model(model: manifest.Model, training: manifest.Training) -> torch.nn.
     determinism.apply(training.threads)
     function = find(model.callable, ModelError)
     if not _declares_module(function):
-        # The manifest comes from others. Without this, `os:system` with a command would be a model.
+        # A second line behind `check_allowed`: an allowed module may define more than models.
         raise ModelError(
             f"{model.callable} does not declare that it returns a model, and is not called.",
             hint="Name a subclass of torch.nn.Module, or a function annotated `-> torch.nn.Module`.",

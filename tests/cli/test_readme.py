@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 import re
+import stat
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -14,7 +15,8 @@ import pytest
 
 from tests.rabbit import RabbitNode
 
-README = Path(__file__).resolve().parents[2] / "README.md"
+ROOT = Path(__file__).resolve().parents[2]
+README = ROOT / "README.md"
 LIMIT_S = 120
 
 
@@ -49,6 +51,7 @@ class Shell:
         (tools / "ppdl-mq").write_text(f'#!/bin/sh\nexec "{sys.executable}" -m ppdl_mq.cli.main "$@"\n')
         for tool in tools.iterdir():
             tool.chmod(0o700)
+        (folder / "scripts").symlink_to(ROOT / "scripts")  # the administrator stands in a checkout
         self.environment = os.environ | {"PATH": f"{tools}:{os.environ['PATH']}"}
         self.port = node.port
 
@@ -72,12 +75,13 @@ def test_the_walk_through_works_to_the_letter(rabbit: RabbitNode, tmp_path: Path
     shell, shown = Shell(tmp_path, rabbit), blocks()
     assert shown.keys() == {"broker", "identity", "trial", "peer", "status"}
     for number, name in enumerate(("mercy", "charite")):
-        (tmp_path / f"{name}.password").write_text(f"secret-of-{name}\n")
         records(tmp_path / f"{name}.csv", seed=number)
 
     try:
         shell.run(shown["broker"])
         for name in ("mercy", "charite"):
+            assert stat.S_IMODE((tmp_path / f"passwords/{name}.password").stat().st_mode) == 0o600
+            (tmp_path / f"passwords/{name}.password").rename(tmp_path / f"{name}.password")  # handed over
             printed = shell.run(shown["identity"].replace("mercy", name))
             line = next(line for line in printed.splitlines() if line.startswith("ppdl-mq-peer-1 "))
             (tmp_path / f"{name}.line").write_text(line)
@@ -91,7 +95,12 @@ def test_the_walk_through_works_to_the_letter(rabbit: RabbitNode, tmp_path: Path
         assert all("has ended" in each.result() for each in ran.values())
         assert "ended" in shell.run(shown["status"])
         assert (tmp_path / "mercy.safetensors").read_bytes() == (tmp_path / "charite.safetensors").read_bytes()
-        assert rabbit.ctl("list_queues", "-p", "ppdl", "-q", "name").strip() in ("", "name")
+        # The administrator's queues stay, and nothing is left in them.
+        queues = rabbit.ctl("list_queues", "-p", "ppdl", "--silent", "--no-table-headers", "name", "messages")
+        assert sorted(queues.split("\n")) == [
+            "",
+            *(f"ppdl.heart.{each}\t0" for each in ("charite", "mercy", "weights")),
+        ]
     finally:
         rabbit.ctl("delete_vhost", "ppdl")
         for name in ("mercy", "charite"):

@@ -50,6 +50,9 @@ def test_the_order_of_samples_is_fixed_in_a_rehearsal_only(tmp_path: Path) -> No
         (VALID.replace('"embedded:relay.sqlite"', "5"), "broker.url"),
         (VALID.replace("company.data:rows", "company.data"), "data.callable"),
         (VALID.replace("[broker]", '[broker]\npassword_env = "X"'), "password_env"),
+        ('models = "company.models"\n' + VALID, "models"),
+        ('models = ["company/models.py"]\n' + VALID, "models.0"),
+        ('models = ["company.models:zoo.net"]\n' + VALID, "models.0"),
         (VALID.replace("[broker]", "[broker]\nwait_s = inf"), "broker.wait_s"),
         (VALID.replace('identity = "mercy.key"', ""), "identity"),
     ],
@@ -74,10 +77,13 @@ def test_the_written_settings_are_read_back(tmp_path: Path) -> None:
         device="cuda:1",
         broker="amqp://mercy@relay/ppdl",
         password_env="BROKER_PASSWORD",
+        declare=False,
         data="company.data:rows",
         data_arguments={"path": "a b.csv", "label": -1, "odd key": {"x": [1, "é"]}},
     )
     settings = read_settings(write(tmp_path, text))
     assert settings.identity == tmp_path / 'odd "name".key'
     assert settings.broker.password_env == "BROKER_PASSWORD"
+    assert settings.broker.declare is False
+    assert settings.models == ("ppdl_mq.training.models",)
     assert settings.data.arguments == {"path": "a b.csv", "label": -1, "odd key": {"x": [1, "é"]}}

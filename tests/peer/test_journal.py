@@ -42,6 +42,21 @@ def test_a_second_one_is_refused_while_the_first_is_open(tmp_path: Path) -> None
     opened(tmp_path).close()
 
 
+def test_only_its_owner_can_look_into_the_folder(tmp_path: Path) -> None:
+    for folder in (tmp_path / "new" / "state", tmp_path / "was-there"):
+        if folder.name == "was-there":
+            folder.mkdir()
+            folder.chmod(0o755)
+        opened(folder).close()
+        assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+
+
+def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(JournalError, match="file"):
+        opened(tmp_path / "file" / "state")
+
+
 def test_a_second_process_is_refused_and_a_killed_one_leaves_the_lock_free(tmp_path: Path) -> None:
     program = (
         "import sys; from pathlib import Path; from tests.peer.test_journal import opened\n"

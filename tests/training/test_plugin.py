@@ -31,6 +31,9 @@ def wrong() -> torch.nn.Linear:
 def broken() -> torch.nn.Module:
     raise KeyError("secret-cell")
 
+def leaves() -> torch.nn.Module:
+    raise SystemExit(0)
+
 def needs(width, *, depth) -> torch.nn.Module:
     return torch.nn.Linear(width, depth)
 
@@ -43,6 +46,7 @@ class Net(torch.nn.Module):
         self.layer = torch.nn.Linear(1, 1)
 
 number = 3
+borrowed = torch.nn.Linear
 """
 
 
@@ -51,6 +55,7 @@ def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     (tmp_path / "plug_in_of_the_test.py").write_text(SOURCE)
     (tmp_path / "plug_in_with_a_gap.py").write_text("import not_installed_anywhere\n")
     (tmp_path / "plug_in_with_a_fault.py").write_text("1 / 0\n")
+    (tmp_path / "plug_in_that_exits.py").write_text("import sys; sys.exit(0)\n")
     monkeypatch.syspath_prepend(str(tmp_path))
     yield
     for name in [name for name in sys.modules if name.startswith("plug_in_")]:
@@ -91,6 +96,8 @@ def test_the_seed_is_the_manifests() -> None:
         ("ppdl_mq.training.modells:mlp", "not installed"),
         ("plug_in_with_a_gap:mlp", "not_installed_anywhere"),
         ("plug_in_with_a_fault:mlp", "ZeroDivisionError"),
+        ("plug_in_that_exits:mlp", "SystemExit"),
+        ("plug_in_of_the_test:leaves", "SystemExit"),
         ("plug_in_of_the_test:goood", "Did you mean good"),
         ("plug_in_of_the_test:number", "cannot be called"),
         ("plug_in_of_the_test:strange", "does not declare"),
@@ -128,6 +135,45 @@ def test_nothing_that_is_not_a_model_is_ever_called(tmp_path: Path) -> None:
         with pytest.raises(ModelError, match="not called"):
             build(name, **arguments)
     assert not trace.exists()
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "plug_in_of_the_test:good",
+        "plug_in_of_the_test:Net",
+        "ppdl_mq.training.models:mlp",
+        "torch.nn:Linear",  # by its own name, wherever it is defined
+    ],
+)
+def test_what_an_organisation_allows(name: str) -> None:
+    plugin.check_allowed(name, ("ppdl_mq.training.models", "plug_in_of_the_test", "torch.nn:Linear"))
+
+
+@pytest.mark.parametrize(
+    ("name", "allowed"),
+    [
+        ("plug_in_of_the_test:good", ()),
+        ("plug_in_of_the_test:good", ("plug_in_of_the_test:Net",)),
+        ("plug_in_of_the_test:good", ("plug_in_of_the_tes", "plug_in", "plug_in_of_the_test.good")),
+        ("torch.nn:Linear", ("torch",)),  # a package does not stand for the modules in it
+        ("plug_in_of_the_test:borrowed", ("plug_in_of_the_test",)),
+        ("plug_in_of_the_test:torch", ("plug_in_of_the_test",)),
+        ("plug_in_of_the_test:torch.nn.Linear", ("plug_in_of_the_test",)),
+        ("plug_in_of_the_test:Net.__init__", ("plug_in_of_the_test", "plug_in_of_the_test:Net.__init__")),
+        ("plug_in_of_the_test:", ("plug_in_of_the_test",)),
+        ("plug_in_of_the_test", ("plug_in_of_the_test",)),
+    ],
+)
+def test_what_an_organisation_has_not_allowed(name: str, allowed: tuple[str, ...]) -> None:
+    with pytest.raises(ModelError):
+        plugin.check_allowed(name, allowed)
+
+
+def test_what_is_not_allowed_is_not_even_imported() -> None:
+    with pytest.raises(ModelError, match="Add it to models"):
+        plugin.check_allowed("plug_in_of_the_test:good", ("ppdl_mq.training.models",))
+    assert "plug_in_of_the_test" not in sys.modules
 
 
 def test_a_data_plug_in_that_cannot_read_says_which_file() -> None:
