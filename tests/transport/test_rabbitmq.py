@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from ppdl_mq.config.broker import BrokerAddress
-from ppdl_mq.errors import InboxTaken, RelayError, RelayLost, RelayRefused, RelayUnreachable, Unroutable
+from ppdl_mq.errors import InboxTaken, NotTaken, RelayError, RelayLost, RelayRefused, RelayUnreachable, Unroutable
 from ppdl_mq.transport.base import Transport
 from ppdl_mq.transport.opening import open_transport
 from tests.rabbit import RabbitNode
@@ -189,7 +189,7 @@ def test_a_full_queue_refuses_and_says_so(rabbit: RabbitNode, transport: Transpo
     try:
         with pytest.raises(RelayError) as caught:
             transport.publish("a", [b"%d" % number for number in range(10)])
-        assert type(caught.value) is RelayError
+        assert type(caught.value) is NotTaken
     finally:
         rabbit.ctl("clear_policy", trial)
 
