@@ -104,10 +104,11 @@ def new(
 @click.argument("trial", type=click.Path(path_type=Path))
 @config_option
 @click.option("--out", type=click.Path(path_type=Path), help="Where to put a copy of the model.")
+@click.option("--device", metavar="DEVICE", help="Instead of the one in the settings: auto, cpu, cuda, cuda:N or mps.")
 @click.option("--quiet", is_flag=True, help="Say nothing but errors.")
 @json_option
 @click.pass_obj
-def run(terminal: Terminal, trial: Path, config: Path, out: Path | None, quiet: bool) -> None:
+def run(terminal: Terminal, trial: Path, config: Path, out: Path | None, device: str | None, quiet: bool) -> None:
     """Take part in TRIAL until it ends; writes the model and a log.
 
     Stopped (Ctrl-C, SIGTERM) and started again, it takes up where it was.
@@ -117,6 +118,8 @@ def run(terminal: Terminal, trial: Path, config: Path, out: Path | None, quiet: 
       ppdl-mq peer run heart.toml --config mercy.toml --out model.safetensors
     """
     manifest, settings = read_manifest(trial), read_settings(config)
+    if device is not None:
+        settings = settings.model_copy(update={"device": device})
     identity = _own_identity(settings)
     from ppdl_mq.peer.running import run_peer  # imports torch
 

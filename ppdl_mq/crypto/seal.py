@@ -39,7 +39,7 @@ def seal(key: Secret, plaintext: bytes, associated: bytes, *, random: Random = s
     return nonce + bindings.crypto_aead_xchacha20poly1305_ietf_encrypt(plaintext, associated, nonce, key.reveal())
 
 
-def open_sealed(key: Secret, sealed: bytes, associated: bytes) -> bytes:
+def open_sealed(key: Secret, sealed: bytes | memoryview, associated: bytes) -> bytes:
     """Return the plaintext of what `seal` returned.
 
     Raises:
@@ -47,7 +47,7 @@ def open_sealed(key: Secret, sealed: bytes, associated: bytes) -> bytes:
     """
     if len(sealed) < OVERHEAD_BYTES:
         raise Unauthentic("A sealed part is shorter than its nonce and tag.")
-    nonce, ciphertext = sealed[:NONCE_BYTES], sealed[NONCE_BYTES:]
+    nonce, ciphertext = bytes(sealed[:NONCE_BYTES]), bytes(sealed[NONCE_BYTES:])
     try:
         return bindings.crypto_aead_xchacha20poly1305_ietf_decrypt(ciphertext, associated, nonce, key.reveal())
     except CryptoError:

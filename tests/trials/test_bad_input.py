@@ -216,6 +216,13 @@ def test_a_key_file_that_others_can_read(files: TrialFiles, capfd: pytest.Captur
     refused(files, capfd, IDENTITY, "anna.key", "chmod 600")
 
 
+def test_a_device_that_is_none(files: TrialFiles, capfd: pytest.CaptureFixture[str]) -> None:
+    """`--device` stands in for the one in the settings."""
+    capfd.readouterr()
+    code = run((*files.run_arguments("anna"), "--device", "abacus"))
+    check_refusal(code, capfd.readouterr().err, CONFIG, "abacus", "cuda")
+
+
 def test_a_key_file_that_is_not_there(files: TrialFiles, capfd: pytest.CaptureFixture[str]) -> None:
     (files.folder / "anna.key").unlink()
     refused(files, capfd, IDENTITY, "anna.key")

@@ -112,7 +112,7 @@ def inspect(messages: Iterable[bytes], secrets: Secrets) -> Inspection:
 def _rest_of(message: bytes) -> tuple[bytes, bool]:
     """Return what should be sealed, and whether the message is of another form than it should be."""
     try:
-        return split_part(message)[2], False
+        return bytes(split_part(message)[2]), False
     except Malformed:
         return message, True
 
