@@ -209,9 +209,15 @@ def test_through_rabbitmq(tmp_path: Path, rabbit: RabbitNode) -> None:
 
 
 @pytest.mark.slow
+def hear_ctrl_c() -> None:
+    """Undo what a shell without a terminal does to the programs that it starts in the background."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def test_ctrl_c_leaves_no_process_behind(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "ppdl_mq.cli.main", "demo", "--protocol", "fully-connected"]
-    with subprocess.Popen([*command, "--out", str(tmp_path)], stderr=subprocess.PIPE, text=True) as demo:
+    command += ["--out", str(tmp_path)]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, preexec_fn=hear_ctrl_c) as demo:
         assert demo.stderr is not None
         for line in demo.stderr:
             if "the peers start" in line:
