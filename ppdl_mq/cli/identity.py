@@ -76,7 +76,6 @@ def _only_key_file() -> Path:
 
 def _show(terminal: Terminal, line: str, introduction: str) -> None:
     public = PublicIdentity.from_line(line)
-    terminal.answer(
-        {"name": public.name, "keys": public.keys, "fingerprint": public.fingerprint, "line": line},
-        f"{introduction}\n\n{line}\n\nFingerprint, to compare over the telephone: {public.fingerprint}",
-    )
+    terminal.remark(introduction)
+    terminal.answer({"name": public.name, "keys": public.keys, "fingerprint": public.fingerprint, "line": line}, line)
+    terminal.remark(f"Fingerprint, to compare over the telephone: {public.fingerprint}")

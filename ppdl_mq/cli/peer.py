@@ -20,6 +20,7 @@ from ppdl_mq.config.settings_text import settings_text
 from ppdl_mq.crypto.identity import Identity
 from ppdl_mq.errors import PeerFileError
 from ppdl_mq.peer.identity_file import is_sealed, read_identity
+from ppdl_mq.peer.progress import PROGRESS_NAME, final_entry
 from ppdl_mq.peer.status import read_status
 
 # Short names of the ready plug-ins: KIND:PATH -> module:callable and the argument that takes the path.
@@ -118,6 +119,8 @@ def run(terminal: Terminal, trial: Path, config: Path, out: Path | None, device:
       ppdl-mq peer run heart.toml --config mercy.toml --out model.safetensors
     """
     manifest, settings = read_manifest(trial), read_settings(config)
+    if out is not None and not (out.is_dir() or out.absolute().parent.is_dir()):
+        raise PeerFileError(f"{out}: its folder does not exist.", hint="Make it first, or choose another --out.")
     if device is not None:
         settings = settings.model_copy(update={"device": device})
     identity = _own_identity(settings)
@@ -125,12 +128,15 @@ def run(terminal: Terminal, trial: Path, config: Path, out: Path | None, device:
 
     terminal.start_log(quiet=quiet)
     model = run_peer(manifest, settings, identity, folder=config.absolute().parent, on_ready=_stop_on_signals)
+    kept = model
     if out is not None:
-        model = writing.copy(model, out, error=PeerFileError)
+        model = writing.copy(kept, out, error=PeerFileError)
+    result = final_entry(kept.parent) or {}
     terminal.answer(
-        {"model": str(model), "trial": manifest.name},
-        f"The trial {manifest.name} has ended. The model is in {model}.\n"
-        f"To run the same trial again, give it a new nonce: ppdl-mq trial renew {trial}",
+        {"model": str(model), "trial": manifest.name, "log": str(kept.parent / PROGRESS_NAME), "result": result},
+        f"The trial {manifest.name} has ended. The model is in {model}.{_quality(result)}\n"
+        f"The log is {kept.parent / PROGRESS_NAME}.\n"
+        f"To run the same trial again, one gives it a new nonce, and sends it round: ppdl-mq trial renew {trial}",
     )
 
 
@@ -168,12 +174,22 @@ def _stop_on_signals(runner: Stoppable) -> None:
     signal.signal(signal.SIGTERM, stop)
 
 
+def _quality(result: dict[str, Any]) -> str:
+    """Say how good the model is on this organisation's own hold-out."""
+    rows, loss, accuracy = (result.get(f"holdout_{name}") for name in ("samples", "loss", "accuracy"))
+    if not rows or loss is None:
+        return ""
+    right = "" if accuracy is None else f"accuracy {accuracy:.1%}, "
+    return f"\nOn the own hold-out ({rows} rows): {right}loss {loss:.4f}."
+
+
 def _status_text(found: dict[str, Any]) -> str:
     waits = f", waiting for {', '.join(found['waiting_for'])}" if found["waiting_for"] else ""
+    since = f" for {found['phase_s']} s" if found["running"] else ""
     lines = [
         f"{found['peer']} in trial {found['trial']} ({found['trial_id'][:12]}), "
         + ("running" if found["running"] else "not running"),
-        f"  {found['phase']} for {found['phase_s']} s{waits}; turn {found['turn']} of {found['turns']}",
+        f"  {found['phase']}{since}{waits}; turn {found['turn']} of {found['turns']}",
         f"  received {found['received']} messages, published {found['published_messages']}"
         f" ({found['published_bytes']} bytes), reconnected {found['reconnects']} times",
     ]

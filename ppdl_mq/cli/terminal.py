@@ -33,6 +33,11 @@ class Terminal:
         """Print the answer of a command on stdout: `data` for a program, or `text` for a person."""
         click.echo(json.dumps(data, indent=2, sort_keys=True) if self.json else printable(text))
 
+    def remark(self, text: str) -> None:
+        """Say something beside the answer, on stderr, so that the answer alone can be sent to a file."""
+        if not self.json:
+            click.echo(printable(text), err=True)
+
     def start_log(self, *, quiet: bool = False) -> None:
         """Write the program's log to stderr: what happens, for a person; with --debug, in detail."""
         handler = logging.StreamHandler()

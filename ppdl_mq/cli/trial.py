@@ -108,7 +108,7 @@ def add_peer(terminal: Terminal, file: Path, line: tuple[str, ...]) -> None:
 
     \b
     Example:
-      ppdl-mq trial add-peer heart.toml "$(cat mercy.pub)"
+      ppdl-mq trial add-peer heart.toml "$(cat mercy.line)"
     """
     public = PublicIdentity.from_line(" ".join(line))
     text = with_peer(_text(file), name=public.name, keys=public.keys, comment=public.fingerprint, source=str(file))

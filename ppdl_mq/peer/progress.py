@@ -47,5 +47,15 @@ class Progress:
         fresh.replace(path)
 
 
+def final_entry(folder: Path) -> dict[str, Any] | None:
+    """Return what was noted of the trial's result, or None."""
+    try:
+        lines = (folder / PROGRESS_NAME).read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return None
+    entries = [json.loads(line) for line in lines if '"event": "final"' in line]
+    return entries[-1] if entries else None
+
+
 def _is_not_finite(fact: Any) -> bool:
     return isinstance(fact, float) and not math.isfinite(fact)

@@ -130,6 +130,11 @@ class Runner:
         return self.driver.state
 
     @property
+    def _short_id(self) -> str:
+        digits = self.terms.trial_id.hex()[:16]
+        return "-".join(digits[at : at + 4] for at in range(0, 16, 4))
+
+    @property
     def model_path(self) -> Path:
         """Where the trial's result is written."""
         return self.journal.folder / MODEL_NAME
@@ -351,7 +356,7 @@ class Runner:
         if self.state.phase not in (Phase.AWAITING_HELLOS, Phase.AWAITING_DONES) or not waiting_for:
             return
         absent = [f"{name} (has not opened its inbox)" if name in without_inbox else name for name in waiting_for]
-        said = f"Waiting for {', '.join(absent)}."
+        said = f"Waiting for {', '.join(absent)}. All need the same relay and the trial id {self._short_id}."
         if said != self._said:
             self._said = said
             log.info("%s", said)
