@@ -103,7 +103,7 @@ def print_table(result: Result, files: Mapping[str, str]) -> None:
     """
     table = Table(box=box.SIMPLE_HEAD, padding=0)  # fits into 80 columns
     table.add_column("", no_wrap=True)
-    for head in ("\naccuracy", "differing\nbits", "\nseconds", "relay saw\nmessages", "\nMB", "\nreadable"):
+    for head in ("\naccuracy", "differing\nbits", "\nseconds", "relay saw\nmessages", "\nMB", "\ncould read"):
         table.add_column(head, justify="right", no_wrap=True)
     for share in result.shares:
         table.add_row(f"{share.name} alone, {share.training_rows} rows", f"{result.alone[share.name]:.1%}")
