@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture
 def compose() -> dict[str, Any]:
-    yaml = pytest.importorskip("yaml", reason="PyYAML is not installed; it is no dependency")
     answer: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
     return answer
 

@@ -10,6 +10,8 @@ from pathlib import Path
 import click
 import pytest
 
+from ppdl_mq.cli.main import main
+
 ROOT = Path(__file__).resolve().parents[2]
 DOCUMENTS = sorted(
     path
@@ -104,12 +106,6 @@ def _without_code(text: str) -> str:
     return CODE.sub("", re.sub(r"^```.*?^```", "", text, flags=re.MULTILINE | re.DOTALL))
 
 
-def _program() -> click.Command:
-    main = pytest.importorskip("ppdl_mq.cli.main", exc_type=ImportError)
-    program: click.Command = main.main
-    return program
-
-
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
 def test_what_a_document_names_exists(document: Path) -> None:
     text = document.read_text(encoding="utf-8")
@@ -122,8 +118,7 @@ def test_what_a_document_names_exists(document: Path) -> None:
 def test_commands_in_a_document_parse(document: Path) -> None:
     commands = list(shown_commands(document.read_text(encoding="utf-8")))
     if commands:
-        program = _program()
-        assert [fault for line in commands for fault in faults_of_command(line, program)] == []
+        assert [fault for line in commands for fault in faults_of_command(line, main)] == []
 
 
 def test_the_changelog_has_an_unreleased_section() -> None:

@@ -82,7 +82,6 @@ def test_every_module_imports_without_what_a_peer_does_not_have() -> None:
 
 @pytest.mark.slow
 def test_the_command_line_works_without_what_a_peer_does_not_have() -> None:
-    pytest.importorskip("ppdl_mq.cli.main", exc_type=ImportError)
     answer = python(HELP.format(blocked=NOT_A_PEERS))
     assert answer.returncode == 0, answer.stderr
     assert "Usage" in answer.stdout

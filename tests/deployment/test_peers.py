@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from ppdl_mq.config.manifest import Manifest
+from ppdl_mq.config.reading import read_manifest, read_settings
 from ppdl_mq.config.settings import PeerSettings
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -26,8 +27,7 @@ def parsed(path: Path) -> dict[str, Any]:
 
 @pytest.mark.parametrize("name", HOSPITALS)
 def test_settings_hold_and_carry_no_password(name: str) -> None:
-    reading = pytest.importorskip("ppdl_mq.config.reading", exc_type=ImportError)
-    settings: PeerSettings = reading.read_settings(PEERS / name / "peer.toml")
+    settings: PeerSettings = read_settings(PEERS / name / "peer.toml")
     url = urlsplit(settings.broker.url)
     assert (url.scheme, url.username, url.password, url.path) == ("amqp", name, None, "/ppdl")
     assert settings.broker.password_file is not None
@@ -36,8 +36,7 @@ def test_settings_hold_and_carry_no_password(name: str) -> None:
 
 
 def test_the_manifest_is_a_draft_that_lacks_only_the_peers() -> None:
-    reading = pytest.importorskip("ppdl_mq.config.reading", exc_type=ImportError)
-    manifest: Manifest = reading.read_manifest(PEERS / "heart" / "heart.toml", complete=False)
+    manifest: Manifest = read_manifest(PEERS / "heart" / "heart.toml", complete=False)
     assert manifest.peers == ()
     assert manifest.relay.prefix == "ppdl"
     definitions = json.loads((ROOT / "brokers" / "single" / "definitions.json").read_text())
