@@ -20,7 +20,7 @@ from ppdl_mq.config.reading import manifest_from_text, read_manifest
 from ppdl_mq.crypto.identity import PublicIdentity
 from ppdl_mq.errors import ManifestError
 from ppdl_mq.protocol.schedule import Schedule
-from ppdl_mq.wire.trial_id import trial_id
+from ppdl_mq.wire.trial_id import short_id, trial_id
 
 FIRST_TURNS = 12  # shown by `check`
 
@@ -188,12 +188,6 @@ def renew(terminal: Terminal, file: Path) -> None:
     terminal.answer(
         {"file": str(file), "nonce": nonce}, f"{file} is a new trial now. Send it to the others; they need this text."
     )
-
-
-def short_id(identifier: bytes) -> str:
-    """Return the first 16 hex digits of a trial's id in groups of four, to compare by eye."""
-    digits = identifier.hex()[:16]
-    return "-".join(digits[at : at + 4] for at in range(0, len(digits), 4))
 
 
 def _text(file: Path) -> str:

@@ -124,7 +124,6 @@ class Mailroom:
             if header.kind is Kind.RESEND and not self._may_have_again(header.sender):
                 self._intake.settle(row, header)
                 return
-            self._check(arrived)
             received = Received(
                 sender=header.sender, turn=header.turn, message=opened.message, blob_digest=opened.blob_digest
             )
@@ -144,17 +143,6 @@ class Mailroom:
             if isinstance(error, ManifestMismatch):
                 raise
 
-    def _check(self, arrived: Arrived) -> None:
-        """Refuse weights that no training can use, before this peer makes them its own."""
-        opened = arrived.opened
-        if not opened.blob_bytes:
-            return
-        with self._intake.weights_of(arrived) as weights:
-            try:
-                self._check_weights(weights)
-            except LocalError as fault:  # it is the sender's fault here
-                raise Malformed(f"{opened.header.sender} sent weights that cannot be used: {fault.message}") from None
-
     def _may_have_again(self, name: str) -> bool:
         """Tell whether a peer may have everything again: a small request must not make much traffic at will."""
         now = time.monotonic()
@@ -169,8 +157,18 @@ class Mailroom:
         turn = opened.header.turn
         keeps = opened.blob_bytes > 0 and state != self._driver.state and not self._weights.has(turn)
         if keeps:
+            self._check(arrived)
             self._weights.adopt(turn, arrived.blob, start=opened.blob_offset, size_bytes=opened.blob_bytes)
         self._intake.settle(arrived.row, opened.header, keep_blob=keeps)
+
+    def _check(self, arrived: Arrived) -> None:
+        """Refuse weights that no training can use, before this peer makes them its own."""
+        with self._intake.weights_of(arrived) as weights:
+            try:
+                self._check_weights(weights)
+            except LocalError as fault:  # it is the sender's fault here
+                sender = arrived.opened.header.sender
+                raise Malformed(f"{sender} sent weights that cannot be used: {fault.message}") from None
 
     def _compare_manifests(self, arrived: Arrived) -> None:
         """Note in which fields a peer's manifest differs, until its matching HELLO arrives."""

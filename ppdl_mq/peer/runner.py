@@ -44,6 +44,7 @@ from ppdl_mq.training.saving import save_model
 from ppdl_mq.training.worker import Worker
 from ppdl_mq.transport.base import Transport
 from ppdl_mq.wire.kinds import Kind
+from ppdl_mq.wire.trial_id import short_id
 
 log = logging.getLogger("ppdl_mq.peer")
 
@@ -128,11 +129,6 @@ class Runner:
     def state(self) -> State:
         """Where the machine stands."""
         return self.driver.state
-
-    @property
-    def _short_id(self) -> str:
-        digits = self.terms.trial_id.hex()[:16]
-        return "-".join(digits[at : at + 4] for at in range(0, 16, 4))
 
     @property
     def model_path(self) -> Path:
@@ -356,7 +352,8 @@ class Runner:
         if self.state.phase not in (Phase.AWAITING_HELLOS, Phase.AWAITING_DONES) or not waiting_for:
             return
         absent = [f"{name} (has not opened its inbox)" if name in without_inbox else name for name in waiting_for]
-        said = f"Waiting for {', '.join(absent)}. All need the same relay and the trial id {self._short_id}."
+        agreed = f"All need the same relay and the trial id {short_id(self.terms.trial_id)}."
+        said = f"Waiting for {', '.join(absent)}. {agreed}"
         if said != self._said:
             self._said = said
             log.info("%s", said)

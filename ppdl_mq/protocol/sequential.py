@@ -17,7 +17,7 @@ from ppdl_mq.crypto.agreement import check_public, public_half
 from ppdl_mq.crypto.hashing import sha256
 from ppdl_mq.crypto.identity import verify
 from ppdl_mq.crypto.secret import Secret
-from ppdl_mq.errors import Equivocation, IllegalEvent, Malformed, ManifestMismatch, OutOfTurn, Unauthentic
+from ppdl_mq.errors import Equivocation, IllegalEvent, Malformed, ManifestMismatch, OutOfTurn
 from ppdl_mq.protocol.effects import (
     BuildInitial,
     Effect,
@@ -32,7 +32,8 @@ from ppdl_mq.protocol.effects import (
     Withdraw,
 )
 from ppdl_mq.protocol.events import Event, Overdue, Received, Sent, Started, Trained
-from ppdl_mq.protocol.state import Chain, Phase, SessionKey, State
+from ppdl_mq.protocol.lineage import checked_chain, extended, lineage_for
+from ppdl_mq.protocol.state import Phase, SessionKey, State
 from ppdl_mq.protocol.statements import NO_TURN_BEFORE, final_statement, session_key_bytes, turn_statement
 from ppdl_mq.protocol.terms import WEIGHTS, Terms
 from ppdl_mq.wire.kinds import Kind
@@ -41,7 +42,6 @@ from ppdl_mq.wire.messages import (
     Done,
     FinalWeights,
     Hello,
-    Lineage,
     Message,
     Notice,
     Resend,
@@ -190,7 +190,7 @@ class SequentialMachine:
     def _on_turn(self, state: State, event: Received) -> Step:
         if not self._is_for_my_turn(state, event):
             return state, ()
-        chain = self._checked_chain(state, event, _as(TurnWeights, event).lineage)
+        chain = checked_chain(self.terms, state, event, _as(TurnWeights, event).lineage)
         mine = self.terms.schedule.turn(state.turn)
         trains = state.replace(phase=Phase.TRAINING, chain=chain, notice=b"")
         return trains, (Train(turn=mine), Forget(before_turn=event.turn))
@@ -202,7 +202,7 @@ class SequentialMachine:
         before = state.chain.digest_of(event.turn - 1) if event.turn else NO_TURN_BEFORE
         statement = turn_statement(state.session_id, event.turn, before, event.digest)
         stated = Statement(digest=event.digest, signature=terms.sign(statement))
-        state = state.replace(chain=state.chain.extended((stated,), keep=2 * len(terms.peers)))
+        state = state.replace(chain=extended(terms, state.chain, (stated,)))
         if event.turn == terms.schedule.turns:
             return self._finish(state)
         following = terms.schedule.turn(event.turn + 1)
@@ -213,7 +213,7 @@ class SequentialMachine:
             recipient=recipient,
             reader=following.peer,
             turn=event.turn,
-            message=TurnWeights(lineage=self._lineage(state, following.peer)),
+            message=TurnWeights(lineage=lineage_for(terms, state.chain, following.peer)),
             weights_of=event.turn,
         )
         return state.replace(phase=Phase.HANDING_OVER), (handed,)
@@ -266,7 +266,7 @@ class SequentialMachine:
                 recipient=name,
                 reader=name,
                 turn=last,
-                message=FinalWeights(lineage=self._lineage(state, name)),
+                message=FinalWeights(lineage=lineage_for(terms, state.chain, name)),
                 weights_of=last,
             )
             for name in terms.others
@@ -277,7 +277,7 @@ class SequentialMachine:
         terms = self.terms
         if event.sender != terms.finisher or event.turn != terms.schedule.turns:
             raise OutOfTurn(f"{event.sender} sent a FINAL that is not its to send.")
-        chain = self._checked_chain(state, event, _as(FinalWeights, event).lineage)
+        chain = checked_chain(terms, state, event, _as(FinalWeights, event).lineage)
         statement = final_statement(state.session_id, event.turn, event.blob_digest)
         done = Done(digest=event.blob_digest, signature=terms.sign(statement))
         answered = state.replace(phase=Phase.ANSWERING_FINAL, chain=chain)
@@ -325,37 +325,6 @@ class SequentialMachine:
 
     def _ignore(self, state: State, _: Event) -> Step:
         return state, ()
-
-    # --- lineage -------------------------------------------------------------------------------------------------
-
-    def _lineage(self, state: State, reader: str) -> Lineage:
-        """Return how the newest weights descend from the last turn of `reader`."""
-        last = self.terms.last_turn_of(reader, state.chain.last_turn + 1)
-        since = -1 if last is None else last
-        anchor = NO_TURN_BEFORE if last is None else state.chain.digest_of(last)
-        return Lineage(anchor=anchor, chain=state.chain.since(since))
-
-    def _checked_chain(self, state: State, event: Received, lineage: Lineage) -> Chain:
-        """Return this peer's chain extended by `lineage`, every statement of which was checked.
-
-        Raises:
-            OutOfTurn: it does not begin at this peer's last turn: rolled back, replayed or forked.
-            Unauthentic: a statement does not hold, or the weights are not those of the last one.
-        """
-        terms = self.terms
-        mine = terms.last_turn_of(terms.me, event.turn + 1)
-        since, before = (-1, NO_TURN_BEFORE) if mine is None else (mine, state.chain.digest_of(mine))
-        if lineage.anchor != before or len(lineage.chain) != event.turn - since:
-            raise OutOfTurn(f"The weights of {event.sender} do not descend from those that this peer gave away.")
-        for number, stated in enumerate(lineage.chain, start=since + 1):
-            maker = terms.schedule.turn(max(number, 1)).peer  # the founder states turn 0, too
-            verify(
-                terms.peers[maker], stated.signature, turn_statement(state.session_id, number, before, stated.digest)
-            )
-            before = stated.digest
-        if before != event.blob_digest:
-            raise Unauthentic(f"The weights of {event.sender} are not the ones that it signed.")
-        return state.chain.extended(lineage.chain, keep=2 * len(terms.peers))
 
     def _send(self, recipient: str, message: Message, *, turn: int = 0, ordinal: int = 0) -> Send:
         return Send(recipient=recipient, reader=recipient, turn=turn, message=message, ordinal=ordinal)

@@ -42,3 +42,9 @@ def manifest_from_bytes(raw: bytes) -> Manifest:
     if manifest_bytes(manifest) != raw:
         raise Malformed("A manifest is not in its one encoding: fields left out, or peers not sorted.")
     return manifest
+
+
+def short_id(identifier: bytes) -> str:
+    """Return the first 16 hex digits of a trial's id in groups of four, to compare by eye."""
+    digits = identifier.hex()[:16]
+    return "-".join(digits[at : at + 4] for at in range(0, len(digits), 4))
