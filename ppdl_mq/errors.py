@@ -14,6 +14,9 @@ PpdlError
 │   ├── TrainingError       the worker
 │   │   ├── NotFinite       weights became NaN or infinite
 │   │   └── Interrupted     stopped before the end of a turn
+│   ├── Overflow            a weight does not fit
+│   ├── TooFewPeers         fewer are left than the manifest wants
+│   ├── Dropped             the others go on without this peer
 │   └── IllegalEvent        a machine was driven wrongly: our own bug
 ├── RelayError              the broker, or the way to it
 │   ├── RelayUnreachable    nobody answers (passes; worth waiting)
@@ -31,6 +34,9 @@ PpdlError
     ├── Misdirected         another trial, session, recipient, or an unknown sender
     ├── OutOfTurn           of the past or the future, or not that peer's to send
     ├── Equivocation        two different signed messages where one is allowed
+    │   ├── SplitView       two peers were told different things
+    │   └── FalseSum        a signed sum that its parts do not add up to
+    ├── PeerAbsent          waited for longer than the manifest allows
     └── ManifestMismatch    the peer agreed on something else
 """
 
@@ -104,6 +110,10 @@ class NotFinite(TrainingError):
 
 class Interrupted(TrainingError):
     """Training was asked to stop before the turn's end; nothing of the turn is kept."""
+
+
+class Overflow(LocalError):
+    """A weight does not fit. The message names no tensor: it may be told to others."""
 
 
 class IllegalEvent(LocalError):
@@ -180,6 +190,26 @@ class OutOfTurn(RemoteError):
 
 class Equivocation(RemoteError):
     """A peer signed two different messages where the protocol allows one."""
+
+
+class SplitView(Equivocation):
+    """Two peers were told different things; who did it, two transcripts show."""
+
+
+class FalseSum(Equivocation):
+    """A peer signed a sum that its parts do not add up to."""
+
+
+class TooFewPeers(LocalError):
+    """Fewer peers are left than the manifest wants."""
+
+
+class Dropped(LocalError):
+    """The others have decided to go on without this peer."""
+
+
+class PeerAbsent(RemoteError):
+    """A peer has been waited for longer than the manifest allows."""
 
 
 class ManifestMismatch(RemoteError):

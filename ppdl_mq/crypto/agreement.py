@@ -55,6 +55,41 @@ def session_pair_key(secret: Secret, public: bytes, *, session_id: bytes, sender
     return _pair_key(labels.SESSION_PAIR, secret, public, session_id, sender, recipient)
 
 
+def mask_root(secret: Secret, public: bytes, *, session_id: bytes, one: str, other: str) -> Secret:
+    """Derive the mask key of round 1 between two peers; it is the same for both.
+
+    Args:
+        secret: one's own session secret.
+        public: the other's session key, 32 bytes.
+        session_id: 32 bytes.
+        one: name of one of the two.
+        other: name of the other.
+    """
+    first, second = sorted((one, other))
+    return _pair_key(labels.MASK_ROOT, secret, public, session_id, first, second)
+
+
+def ratcheted(mask_key: Secret) -> Secret:
+    """Return the mask key of the next round. There is no way back from it."""
+    return Secret(sha256(labels.MASK_RATCHET, mask_key.reveal()))
+
+
+def pair_seed(mask_key: Secret, context: bytes) -> Secret:
+    """Derive the seed of the mask that two peers share in one attempt.
+
+    Args:
+        mask_key: of the round.
+        context: digest of the attempt's context, 32 bytes.
+    """
+    info = framed(labels.PAIR_MASK, context)
+    return Secret(hashlib.blake2b(info, key=mask_key.reveal(), digest_size=KEY_BYTES).digest())
+
+
+def mask_commitment(context: bytes, name: str, seed: Secret) -> bytes:
+    """Return what commits a peer to the seed of its own mask, 32 bytes, and tells nothing about it."""
+    return sha256(labels.MASK_COMMITMENT, context, name.encode(), seed.reveal())
+
+
 def trial_key(session_id: bytes, contributions: Mapping[str, Secret]) -> Secret:
     """Derive the key that all peers of a server-aided trial share from 32 random bytes of each."""
     parts = [part for name in sorted(contributions) for part in (name.encode(), contributions[name].reveal())]
