@@ -6,15 +6,12 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from ppdl_mq.config.manifest import Manifest
-from ppdl_mq.config.reading import manifest_from_data
-from ppdl_mq.crypto.identity import Identity
-from ppdl_mq.crypto.secret import Secret
 from ppdl_mq.peer.journal import Journal
+from ppdl_mq.peer.protocols import vector_words
 from ppdl_mq.peer.runner import Runner
 from ppdl_mq.protocol.terms import Terms
 from ppdl_mq.training.data.samples import Samples, Split
@@ -23,38 +20,9 @@ from ppdl_mq.training.saving import load_model
 from ppdl_mq.training.worker import Worker
 from ppdl_mq.transport.base import Transport
 from ppdl_mq.wire.trial_id import trial_id
-
-PEERS = ("anna", "bert", "cleo")
-
-
-def identity_of(name: str) -> Identity:
-    """An identity that follows from the name, so that failures can be repeated."""
-    seed = torch.Generator().manual_seed(int.from_bytes(name.encode()[:7], "big"))
-    return Identity(name=name, secret=Secret(bytes(torch.randint(0, 256, (64,), generator=seed).tolist())))
-
-
-def manifest_for(names: tuple[str, ...] = PEERS, **changes: Any) -> Manifest:
-    """A small trial; `changes` replace top-level fields, dotted names (`training__epochs`) inner ones."""
-    data: dict[str, Any] = {
-        "version": 1,
-        "name": "test",
-        "nonce": "00" * 16,
-        "protocol": "fully-connected",
-        "model": {
-            "callable": "ppdl_mq.training.models:mlp",
-            "arguments": {"inputs": 6, "hidden": [8], "outputs": 3, "activation": "tanh"},
-        },
-        "training": {"learning_rate": 0.1, "batch_size": 4, "epochs": 2},
-        "data": {"shape": [6], "classes": 3},
-        "peers": [{"name": name, "keys": identity_of(name).public.keys} for name in names],
-    }
-    for field, value in changes.items():
-        *tables, last = field.split("__")
-        place = data
-        for table in tables:
-            place = place.setdefault(table, {})
-        place[last] = value
-    return manifest_from_data(data)
+from tests.people import PEERS as PEERS
+from tests.people import identity_of as identity_of
+from tests.people import manifest_for as manifest_for
 
 
 def split_for(name: str, manifest: Manifest, *, rows: int | None = None) -> Split:
@@ -78,6 +46,7 @@ class TrialInProcess:
         splits: Mapping[str, Split] | None = None,
         manifests: Mapping[str, Manifest] | None = None,
         patience_s: float = 60.0,
+        audit_rate: float = 0.0,
     ) -> None:
         self.manifest = manifest
         self.folder = folder
@@ -85,6 +54,7 @@ class TrialInProcess:
         self.splits = splits or {name: split_for(name, manifest) for name in manifest.peer_names}
         self.manifests = manifests or {}
         self.patience_s = patience_s
+        self.audit_rate = audit_rate
         self.runners: dict[str, Runner] = {}
         self.errors: dict[str, BaseException] = {}
 
@@ -96,7 +66,8 @@ class TrialInProcess:
             journal = Journal(self.folder / name, trial_id=trial_id(manifest), identity=identity)
             try:
                 worker = Worker(manifest, self.splits[name], device=torch.device("cpu"))
-                terms = Terms.of(manifest, identity, layout=worker.layout.digest(), software="tests")
+                words = vector_words(manifest, worker.layout)
+                terms = Terms.of(manifest, identity, layout=worker.layout.digest(), software="tests", words=words)
                 runner = self.runners[name] = Runner(
                     terms,
                     manifest,
@@ -107,6 +78,7 @@ class TrialInProcess:
                     self.transport_for(name),
                     broker_wait_s=20,
                     patience_s=self.patience_s,
+                    audit_rate=self.audit_rate,
                 )
                 runner.run()
             finally:

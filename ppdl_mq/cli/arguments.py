@@ -12,7 +12,7 @@ from ppdl_mq.config.toml_text import parse_argument
 
 file_argument = click.argument("file", type=click.Path(path_type=Path))
 config_option = click.option(
-    "--config", type=click.Path(path_type=Path), required=True, help="The organisation's settings (peer.toml)."
+    "--config", "-c", type=click.Path(path_type=Path), required=True, help="The organisation's settings (peer.toml)."
 )
 
 

@@ -26,7 +26,7 @@ MEANINGS: Final = {
     IDENTITY: "identity file or passphrase",
     WORK: "data, model or training",
     RELAY: "relay: unreachable, lost, refuses",
-    REMOTE: "another peer: manifest differs, wrong messages",
+    REMOTE: "another peer: manifest differs, wrong messages, too few left",
     RUNNING: "already running",
     STATE: "state folder",
     INTERRUPTED: "interrupted",
@@ -43,6 +43,9 @@ _CODES: Final[tuple[tuple[type[errors.PpdlError], int], ...]] = (
     (errors.DataError, WORK),
     (errors.ModelError, WORK),
     (errors.TrainingError, WORK),
+    (errors.Overflow, WORK),
+    (errors.TooFewPeers, REMOTE),
+    (errors.Dropped, REMOTE),
     (errors.RelayError, RELAY),
     (errors.RemoteError, REMOTE),
 )

@@ -11,6 +11,7 @@ import click
 
 from ppdl_mq.cli.arguments import arguments_of, config_option, file_argument
 from ppdl_mq.cli.passphrase import known_passphrase
+from ppdl_mq.cli.peer_orders import drop, leave
 from ppdl_mq.cli.terminal import Terminal, json_option
 from ppdl_mq.config import writing
 from ppdl_mq.config.broker import BrokerAddress
@@ -21,7 +22,7 @@ from ppdl_mq.crypto.identity import Identity
 from ppdl_mq.errors import PeerFileError
 from ppdl_mq.peer.identity_file import is_sealed, read_identity
 from ppdl_mq.peer.progress import PROGRESS_NAME, final_entry
-from ppdl_mq.peer.status import read_status
+from ppdl_mq.peer.status import is_of_rounds, read_status
 
 # Short names of the ready plug-ins: KIND:PATH -> module:callable and the argument that takes the path.
 PLUGINS = {
@@ -156,6 +157,10 @@ def status(terminal: Terminal, config: Path, trial: Path | None) -> None:
     terminal.answer(found, _status_text(found))
 
 
+peer.add_command(drop)
+peer.add_command(leave)
+
+
 def _own_identity(settings: PeerSettings) -> Identity:
     passphrase = None
     if is_sealed(settings.identity):
@@ -189,15 +194,28 @@ def _status_text(found: dict[str, Any]) -> str:
     lines = [
         f"{found['peer']} in trial {found['trial']} ({found['trial_id'][:12]}), "
         + ("running" if found["running"] else "not running"),
-        f"  {found['phase']}{since}{waits}; turn {found['turn']} of {found['turns']}",
+        f"  {found['phase']}{since}{waits}; {_how_far(found)}",
         f"  received {found['received']} messages, published {found['published_messages']}"
         f" ({found['published_bytes']} bytes), reconnected {found['reconnects']} times",
     ]
+    for gone, words in (("dropped", "dropped by this organisation"), ("left", "left")):
+        lines += [f"  {words}: {', '.join(found[gone])}"] if found.get(gone) else []
     if found["not_there_yet"]:
         lines.append(f"  no inbox yet: {', '.join(found['not_there_yet'])}")
     if found["refused"]:
         lines.append("  refused: " + ", ".join(f"{count} {name}" for name, count in found["refused"].items()))
     return "\n".join(lines)
+
+
+def _how_far(found: dict[str, Any]) -> str:
+    """Say how far the trial is: in turns, or in the rounds of masked-average."""
+    if not is_of_rounds(found):
+        return f"turn {found['turn']} of {found['turns']}"
+    is_evaluation = found["step"] > 0 and found["step"] % 2 == 0  # docs/PROTOCOL.md, section 13
+    word = ", in 64 bits" if found["word"] == 64 and not is_evaluation else ""  # an evaluation always is
+    members = len(found["members"])
+    what = f"{'evaluation of ' if is_evaluation else ''}round {found['round']} of {found['rounds']}"
+    return f"{what}, attempt {found['attempt']}, {members} member{'' if members == 1 else 's'}{word}"
 
 
 def _data(given: str, arguments: dict[str, Any]) -> tuple[str, dict[str, Any]]:

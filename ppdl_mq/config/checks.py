@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 
 from ppdl_mq.config import limits
-from ppdl_mq.config.manifest import Data, Manifest, Peer, Training
+from ppdl_mq.config.manifest import Averaging, Data, Manifest, Peer, Training
 
 Fault = tuple[str, str]  # a sentence and a hint
 
@@ -23,6 +23,7 @@ def fault_of(manifest: Manifest, *, complete: bool) -> Fault | None:
         complete: False for a draft, which may have fewer than two peers.
     """
     faults = [*_training(manifest.training), *_data(manifest.data, manifest.training), *_peers(manifest.peers)]
+    faults += _masked_average(manifest, complete=complete)
     if complete and len(manifest.peers) < 2:
         faults.append(("peers must be at least 2.", "Pin each organisation with `ppdl-mq trial add-peer FILE LINE`."))
     turns = manifest.training.epochs * manifest.training.turns_per_epoch * max(1, len(manifest.peers))
@@ -89,6 +90,56 @@ def _peers(peers: tuple[Peer, ...]) -> Iterator[Fault]:
             other = first.setdefault(part(peer), peer.name)
             if other != peer.name:
                 yield f"peers.{peer.name}.keys are those of {other}.", "Every peer has an identity of its own."
+
+
+def _masked_average(manifest: Manifest, *, complete: bool) -> Iterator[Fault]:
+    """Yield what does not hold of the rules of masked-average, or of their place in another protocol."""
+    rules = manifest.averaging
+    if manifest.protocol != "masked-average":
+        if rules is not None:
+            yield (
+                f"averaging has no meaning in the protocol {manifest.protocol}.",
+                'Remove the section, or set protocol = "masked-average".',
+            )
+        yield from _samples(manifest.peers, declared=False)
+        return
+    assert rules is not None, "filled in where it is missing"
+    if manifest.order != "fixed":
+        yield 'order must be "fixed" in masked-average.', "All peers train at once: there is no order to shuffle."
+    yield from _samples(manifest.peers, declared=rules.weighting == "declared")
+    if rules.weighting == "secret" and rules.word != 64:
+        yield (
+            "averaging.word must be 64 for the weighting secret.",
+            "Leave word out: products of weights and counts do not fit 32 bits.",
+        )
+    if complete and rules.min_peers > len(manifest.peers) >= 2:
+        yield (
+            f"averaging.min_peers is {rules.min_peers}, and the trial has only {len(manifest.peers)} peers.",
+            "Lower it, or pin more peers.",
+        )
+    yield from _early_end(rules, manifest.training)
+
+
+def _samples(peers: tuple[Peer, ...], *, declared: bool) -> Iterator[Fault]:
+    for peer in peers:
+        if declared and peer.samples is None:
+            yield (
+                f"peers.{peer.name}.samples is missing, and the weighting declared needs it.",
+                "`ppdl-mq trial add-peer FILE LINE --samples N` pins a peer with it.",
+            )
+        if not declared and peer.samples is not None:
+            yield (
+                f"peers.{peer.name}.samples is used in masked-average with the weighting declared only.",
+                'Remove it, or set weighting = "declared" under [averaging].',
+            )
+
+
+def _early_end(rules: Averaging, training: Training) -> Iterator[Fault]:
+    for field in ("stop_at_accuracy", "stop_at_loss", "stop_patience"):
+        if getattr(rules, field) is not None and not rules.evaluate_every:
+            yield f"averaging.{field} needs evaluate_every above 0.", "Nothing is measured without."
+    if rules.stop_at_accuracy is not None and training.loss == "mse":
+        yield "averaging.stop_at_accuracy has no meaning for the loss mse.", "Use stop_at_loss."
 
 
 def _unpadded(raw: bytes) -> str:

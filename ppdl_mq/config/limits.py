@@ -12,7 +12,9 @@ MAX_TURNS: Final = 10_000_000
 MAX_BATCH: Final = 1_000_000
 MAX_CLASSES: Final = 100_000
 MAX_TURN_STEPS: Final = 1_000_000_000
+MAX_ATTEMPTS: Final = 10_000  # of one step of masked-average
 MAX_SHAPE_DIMENSIONS: Final = 8
+MAX_DECLARED_SAMPLES: Final = 2**31  # of one peer
 MAX_SAMPLE_VALUES: Final = 1_000_000_000  # numbers in one input sample
 MAX_MANIFEST_BYTES: Final = 256 * 1024
 MAX_SETTINGS_BYTES: Final = 256 * 1024
@@ -24,6 +26,7 @@ MIN_CHUNK_BYTES: Final = 4 * 1024
 MAX_CHUNK_BYTES: Final = 16 * 1024 * 1024
 MAX_META_BYTES: Final = 512 * 1024
 MAX_BODY_BYTES: Final = 16 * 1024**3  # of one message, all parts together: weights of four milliard float32
+MAX_CONTEXT_BYTES: Final = 16 * 1024
 MAX_PARTS: Final = 4_194_304
 MAX_DEPTH: Final = 16  # lists and maps within each other
 

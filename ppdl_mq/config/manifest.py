@@ -120,16 +120,51 @@ class Relay(Section):
     chunk_bytes: int = Field(default=900_000, ge=limits.MIN_CHUNK_BYTES, le=limits.MAX_CHUNK_BYTES)
 
 
+class Averaging(Section):
+    """The rules of masked-average.
+
+    Args:
+        weighting: whose weights count how much. `equal`; `declared`: by the samples that the manifest names for each
+            peer; `secret`: by counts that travel inside the sum, and that nobody learns.
+        word: bits of a ring word to begin with; a value that does not fit 32 starts an attempt with 64. `secret` needs
+            64, and has it by default.
+        exponent_floor: weights are taken to be at least as large as 2 to this, whatever they are ...
+        head_room: ... and may grow by 2 to this in one round before 32 bits do not hold them.
+        on_absent: what happens when a peer has been waited for `absent_after_s`: nothing; this peer gives up; it goes
+            on without the absent one, unasked.
+        absent_after_s: seconds.
+        min_peers: the trial stops with fewer.
+        evaluate_every: rounds between evaluations over all hold-outs; 0 for none. The last round has one, then.
+        stop_at_accuracy: end early once it is reached.
+        stop_at_loss: end early once the loss is as low.
+        stop_patience: end early after so many evaluations without a lower loss.
+    """
+
+    weighting: Literal["equal", "declared", "secret"] = "equal"
+    word: Literal[32, 64] = Field(default_factory=lambda data: 64 if data.get("weighting") == "secret" else 32)
+    exponent_floor: int = Field(default=-2, ge=-100, le=100)
+    head_room: int = Field(default=3, ge=0, le=20)
+    on_absent: Literal["wait", "abort", "drop"] = "wait"
+    absent_after_s: float = Field(default=86_400.0, gt=0, allow_inf_nan=False)
+    min_peers: int = Field(default=2, ge=2, le=limits.MAX_PEERS)
+    evaluate_every: int = Field(default=1, ge=0, le=limits.MAX_TURNS)
+    stop_at_accuracy: float | None = Field(default=None, gt=0, le=1)
+    stop_at_loss: float | None = Field(default=None, ge=0, allow_inf_nan=False)
+    stop_patience: int | None = Field(default=None, ge=1, le=limits.MAX_TURNS)
+
+
 class Peer(Section):
     """One organisation, pinned by its public keys.
 
     Args:
         name: unique in the trial; peers sort by it.
         keys: 86 characters of base64url: Ed25519 public key (32 bytes), then X25519 public key (32 bytes).
+        samples: how many it declares, where the weighting goes by that.
     """
 
     name: Name
     keys: PeerKeys
+    samples: int | None = Field(default=None, ge=1, le=limits.MAX_DECLARED_SAMPLES)
 
 
 class Manifest(Section):
@@ -141,17 +176,22 @@ class Manifest(Section):
         nonce: 16 random bytes in hex, so that the same text run twice is two trials.
         protocol: how the weights move.
         order: of the peers: sorted by name, or shuffled anew in each epoch by a public rule.
+        averaging: the rules of masked-average; only there, and filled in with its defaults.
     """
 
     version: Literal[1]
     name: Name
     nonce: Nonce
-    protocol: Literal["server-aided", "fully-connected"]
+    protocol: Literal["server-aided", "fully-connected", "masked-average"]
     order: Literal["fixed", "shuffled"] = "fixed"
     model: Model
     training: Training
     data: Data
     relay: Relay = Relay()
+    # The data are what is valid so far: nothing of the protocol, where that is not.
+    averaging: Averaging | None = Field(
+        default_factory=lambda data: Averaging() if data.get("protocol") == "masked-average" else None
+    )
     peers: tuple[Peer, ...] = Field(default=(), max_length=limits.MAX_PEERS)
 
     @property
@@ -163,4 +203,10 @@ class Manifest(Section):
         """Return the whole manifest, defaults filled in, peers sorted by name, as plain dicts, lists and scalars."""
         data = self.model_dump(mode="python")
         data["peers"] = sorted(data["peers"], key=lambda peer: peer["name"])
+        # What a protocol does not have is not in its trials' ids.
+        if data["averaging"] is None:
+            del data["averaging"]
+        for peer in data["peers"]:
+            if peer["samples"] is None:
+                del peer["samples"]
         return data

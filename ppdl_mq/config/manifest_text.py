@@ -87,7 +87,15 @@ PRESETS: Final[Mapping[str, Preset]] = {
 
 
 def manifest_text(
-    preset: Preset, *, name: str, nonce: str, protocol: str, order: str, turns_per_epoch: int, turn_steps: int | None
+    preset: Preset,
+    *,
+    name: str,
+    nonce: str,
+    protocol: str,
+    order: str,
+    turns_per_epoch: int,
+    turn_steps: int | None,
+    weighting: str = "equal",
 ) -> str:
     """Return a manifest without peers, with a comment on every field.
 
@@ -99,6 +107,7 @@ def manifest_text(
         order: of the peers.
         turns_per_epoch: of each peer.
         turn_steps: batches in a turn, or None for the peer's share of its epoch.
+        weighting: of masked-average; of no use in another protocol.
     """
     values = {key: toml_value(value) for key, value in [*_fields(preset), ("name", name), ("nonce", nonce)]}
     values |= {"protocol": toml_value(protocol), "order": toml_value(order), "turns_per_epoch": str(turns_per_epoch)}
@@ -107,17 +116,30 @@ def manifest_text(
     values["mean"] = f"mean = {toml_value(preset.mean)}" if preset.mean else "# mean = [0.0]"
     values["std"] = f"std = {toml_value(preset.std)}" if preset.std else "# std = [1.0]"
     values["turn_steps"] = f"turn_steps = {turn_steps}" if turn_steps is not None else "# turn_steps = 8"
+    values["averaging"] = ""
+    if protocol == "masked-average":
+        word = 64 if weighting == "secret" else 32
+        values["averaging"] = _AVERAGING.format(weighting=toml_value(weighting), word=word)
     return _TEMPLATE.format_map(values)
 
 
-def with_peer(text: str, *, name: str, keys: str, comment: str, source: str) -> str:
+def with_peer(text: str, *, name: str, keys: str, comment: str, source: str, samples: int | None = None) -> str:
     """Return the text with one more peer at its end; every comment stays.
+
+    Args:
+        text: of a manifest, or of a draft.
+        name: of the peer.
+        keys: its pinned public keys.
+        comment: for people, beside it.
+        source: names the text in errors.
+        samples: how many it declares, or None.
 
     Raises:
         ManifestError: the text is not a manifest, or that peer cannot be added to it.
     """
     before = manifest_from_text(text, source=source, complete=False)
     entry = f"[[peers]]  # {comment}\nname = {toml_value(name)}\nkeys = {toml_value(keys)}\n"
+    entry += "" if samples is None else f"samples = {samples}\n"
     try:
         changed = f"{text.rstrip()}\n\n{entry}"
         after = manifest_from_text(changed, source=source, complete=False)
@@ -125,7 +147,7 @@ def with_peer(text: str, *, name: str, keys: str, comment: str, source: str) -> 
         raise ManifestError(f"{fault.message.removesuffix('.')}; {name} was not added.", hint=fault.hint) from None
     added = [peer for peer in after.peers if peer not in before.peers]
     same = _without(before, "peers") == _without(after, "peers")
-    if not same or [(peer.name, peer.keys) for peer in added] != [(name, keys)]:
+    if not same or [(peer.name, peer.keys, peer.samples) for peer in added] != [(name, keys, samples)]:
         raise ManifestError(
             f"{source}: {name} cannot be added at its end.", hint="Write each peer as a [[peers]] table, these last."
         )
@@ -165,8 +187,10 @@ nonce = {nonce}  # makes every run a trial of its own: `ppdl-mq trial renew FILE
 
 # "server-aided": one copy of the weights rests, sealed, at the relay; every peer can read it in its turn.
 # "fully-connected": the weights go sealed to the next peer only.
+# "masked-average": all peers train at once and learn the average of their weights, never one peer's; see [averaging].
 protocol = {protocol}
-order = {order}  # of the peers in an epoch: "fixed" (sorted by name) or "shuffled" anew each epoch
+# Of the peers in an epoch: "fixed" (sorted by name) or "shuffled" anew each epoch; masked-average has none to shuffle.
+order = {order}
 
 [model]
 # Any module:callable that returns a torch.nn.Module and that every peer has installed and allows in its peer.toml.
@@ -204,7 +228,24 @@ standardise = {standardise}
 [relay]
 prefix = "ppdl"  # first word of every queue's name
 chunk_bytes = 900000  # largest message handed to the relay
-
+{averaging}
 # The peers follow, two or more. Each organisation sends the output of `ppdl-mq identity show`, and
 # `ppdl-mq trial add-peer FILE LINE` pins it here.
+"""
+
+_AVERAGING: Final = """
+[averaging]
+# Whose weights count how much. "equal"; "declared": by the `samples` of each peer below; "secret": by each peer's own
+# count, which travels inside the sum.
+weighting = {weighting}
+word = {word}  # bits of a number in the sum; where one does not fit 32, the round is done in 64; "secret" needs 64
+exponent_floor = -2  # weights are taken to be at least as large as 2 to this ...
+head_room = 3  # ... and may grow by 2 to this in a round before 32 bits do not hold them
+on_absent = "wait"  # for a peer: or "abort": give up; "drop": go on without it, unasked, which costs secrecy
+absent_after_s = 86400.0  # "abort", "drop": after so long, in seconds
+min_peers = 2  # the trial stops with fewer
+evaluate_every = 1  # rounds between evaluations over all hold-outs, and the last round; 0: never
+# stop_at_accuracy = 0.95  # end early once the accuracy is reached ...
+# stop_at_loss = 0.1  # ... or the loss is as low ...
+# stop_patience = 5  # ... or after so many evaluations without a lower loss
 """

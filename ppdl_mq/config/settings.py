@@ -72,6 +72,8 @@ class PeerSettings(Section):
             exactly that module, or `package.module:callable` for that one.
         mode: `rehearsal` allows `sample_seed`; nothing else differs.
         sample_seed: fixes the private order of samples, so that a demonstration can be repeated.
+        audit_rate: in masked-average, how often this peer asks for the shards behind a sum and adds them up again: 0
+            for never, 1 for every sum.
         broker: the relay.
         data: the samples.
     """
@@ -90,5 +92,6 @@ class PeerSettings(Section):
     )
     mode: Literal["production", "rehearsal"] = "production"
     sample_seed: int | None = Field(default=None, ge=0, lt=2**63)
+    audit_rate: float = Field(default=0.05, ge=0, le=1, allow_inf_nan=False)
     broker: Broker
     data: OwnData

@@ -59,6 +59,8 @@ device = {device}  # or "auto", "cpu", "cuda", "cuda:N", "mps"
 # models = {models}
 # mode = "rehearsal"  # allows sample_seed, so that a demonstration can be repeated; "production" otherwise
 # sample_seed = 1
+# Of masked-average, 0 to 1: how often this peer asks for the shards behind a sum and adds them up again.
+# audit_rate = 0.05
 
 [broker]
 # amqp://user@host:port/vhost, amqps://... or embedded:PATH. Never with a password.

@@ -13,7 +13,8 @@ from ppdl_mq.errors import Malformed, RemoteError
 from ppdl_mq.peer.intake import Intake
 from ppdl_mq.peer.quarantine import Quarantine
 from ppdl_mq.protocol.effects import Fetch
-from ppdl_mq.protocol.state import Phase, State
+from ppdl_mq.protocol.phases import Phase
+from ppdl_mq.protocol.session import SessionState
 from ppdl_mq.protocol.terms import WEIGHTS
 from ppdl_mq.transport.base import Delivery, Transport
 from ppdl_mq.wire.header import split_part
@@ -45,7 +46,7 @@ class Fetcher:
         self._wanted = fetch
         self._delay_s, self._next_at = _FIRST_DELAY_S, 0.0
 
-    def sweep(self, state: State) -> bool:
+    def sweep(self, state: SessionState) -> bool:
         """Take some of what is there, if it is time to; return whether something new was kept.
 
         Parts of the wanted message are held unacknowledged, older turns are acknowledged and so dropped, what is
@@ -82,7 +83,7 @@ class Fetcher:
         return kept
 
     def _place(
-        self, state: State, fetch: Fetch, delivery: Delivery, done: list[Delivery], others: list[Delivery]
+        self, state: SessionState, fetch: Fetch, delivery: Delivery, done: list[Delivery], others: list[Delivery]
     ) -> bool:
         """Put one delivery where it belongs; return whether the wanted message is whole with it."""
         try:

@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from ppdl_mq.errors import PpdlError, RelayError
-from ppdl_mq.training.worker import Evaluation, TurnResult
 from ppdl_mq.transport.base import MAX_HELD, Delivery, Transport
 
 _BUSY_S: Final = 0.02
@@ -30,28 +29,16 @@ class LinkDown:
     connection: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TurnTrained:
-    """The worker finished a turn.
+@dataclass(frozen=True, slots=True)
+class Worked:
+    """A job of the worker's thread is done, and this is what it returned."""
 
-    Args:
-        turn: which; 0 for the initial weights.
-        result: the weights, and how it went.
-        digest: SHA-256 of the weights.
-        evaluation: on the own hold-out, where the turn called for one.
-        seconds: wall-clock time of the training.
-    """
-
-    turn: int
-    result: TurnResult = field(repr=False)
-    digest: bytes
-    evaluation: Evaluation | None
-    seconds: float
+    result: object = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True)
 class TrainingFailed:
-    """The worker could not finish a turn."""
+    """A job of the worker's thread could not be finished."""
 
     error: PpdlError
 
@@ -61,7 +48,7 @@ class StopAsked:
     """Somebody asked this peer to stop."""
 
 
-Input = Delivered | LinkDown | TurnTrained | TrainingFailed | StopAsked
+Input = Delivered | LinkDown | Worked | TrainingFailed | StopAsked
 Inputs = queue.SimpleQueue[Input]
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Final
 
 from ppdl_mq.config import limits
 from ppdl_mq.crypto.seal import open_sealed
@@ -16,11 +17,13 @@ from ppdl_mq.errors import Malformed, Misdirected, OutOfTurn, TooLarge
 from ppdl_mq.peer.blobs import INLINE_BYTES, Blobs, BlobWriter
 from ppdl_mq.peer.journal import Journal
 from ppdl_mq.protocol.keyring import Keyring
-from ppdl_mq.protocol.state import State
+from ppdl_mq.protocol.session import SessionState
 from ppdl_mq.protocol.terms import WEIGHTS, Terms
 from ppdl_mq.wire.envelope import BodyDigest, Opened, read_body
 from ppdl_mq.wire.header import NO_SESSION, Header, decode_header, split_part
 from ppdl_mq.wire.kinds import Kind
+
+_PAST_FACT: Final = "long past"
 
 
 @dataclass(slots=True, kw_only=True)
@@ -64,22 +67,33 @@ class Intake:
         journal: where parts are kept.
         blobs: its byte strings.
         weights_bytes: of the model.
+        blob_bytes: of the largest blob of any kind.
         chunk_bytes: largest part that the manifest allows.
     """
 
     def __init__(
-        self, terms: Terms, keyring: Keyring, journal: Journal, blobs: Blobs, *, weights_bytes: int, chunk_bytes: int
+        self,
+        terms: Terms,
+        keyring: Keyring,
+        journal: Journal,
+        blobs: Blobs,
+        *,
+        weights_bytes: int,
+        blob_bytes: int,
+        chunk_bytes: int,
     ) -> None:
         self._terms = terms
         self._keyring = keyring
         self._journal = journal
         self._blobs = blobs
         self._weights_bytes = weights_bytes
+        self._blob_bytes = blob_bytes
         self._chunk_bytes = chunk_bytes
         self._digests: dict[int, bytes] = {}  # of the weights of complete messages, by row
+        self._past = int.from_bytes(journal.fact(_PAST_FACT) or b"", "big")
         self._open: dict[tuple[str, bytes], _Assembly] = dict(self._reload())
 
-    def take(self, state: State, part: bytes, *, came_to: str) -> Header | None:
+    def take(self, state: SessionState, part: bytes, *, came_to: str) -> Header | None:
         """Check a part and keep its plaintext; `flush` makes that durable.
 
         Args:
@@ -88,7 +102,7 @@ class Intake:
             came_to: the address it was taken from.
 
         Returns:
-            Its header; None when it is here already, or parked until the session is known.
+            Its header; None when it is here already, long past, or parked until the session is known.
 
         Raises:
             RemoteError: it is refused.
@@ -97,7 +111,7 @@ class Intake:
             raise TooLarge("A message is larger than the manifest allows.")
         header, associated, sealed = split_part(part)
         self._check_address(state, header, came_to)
-        if self._is_here(header):
+        if self._is_long_past(header) or self._is_here(header):
             return None
         key = self._keyring.key(state, header)
         if key is None:
@@ -159,11 +173,11 @@ class Intake:
         return Arrived(row=row, blob=blob, opened=opened)
 
     @contextmanager
-    def weights_of(self, arrived: Arrived) -> Iterator[memoryview]:
-        """Give read access to the weights of a complete message, without a copy."""
+    def blob_of(self, arrived: Arrived) -> Iterator[memoryview]:
+        """Give read access to the blob of a complete message, without a copy."""
         start, size_bytes = arrived.opened.blob_offset, arrived.opened.blob_bytes
-        with self._blobs.view(arrived.blob) as body, body[start : start + size_bytes] as weights:
-            yield weights
+        with self._blobs.view(arrived.blob) as body, body[start : start + size_bytes] as blob:
+            yield blob
 
     def settle(self, row: int, header: Header, *, keep_blob: bool = False, remember: bool = True) -> None:
         """Remove a message that was worked on or refused. Call within a transaction.
@@ -182,7 +196,8 @@ class Intake:
             if not keep_blob:
                 self._blobs.delete(blob)
             if remember:
-                db.execute("INSERT OR IGNORE INTO seen VALUES (?, ?)", (header.sender, header.message_id))
+                turn = header.turn if _ages(header.kind) else 0
+                db.execute("INSERT OR IGNORE INTO seen VALUES (?, ?, ?)", (header.sender, header.message_id, turn))
 
     def unpark(self) -> Iterator[bytes]:
         """Take back the parts that were kept until the session is known."""
@@ -199,10 +214,38 @@ class Intake:
         """
         with self._journal.transaction():
             for key, assembly in list(self._open.items()):
-                if assembly.header.kind is Kind.TURN and assembly.header.turn < before_turn:
+                if _ages(assembly.header.kind) and assembly.header.turn < before_turn:
                     self._discard(key, assembly)
 
-    def _check_address(self, state: State, header: Header, came_to: str) -> None:
+    def forget_attempts(self, turn: int, before_attempt: int) -> None:
+        """Give up unfinished messages of a step's attempts before this one: their senders may have nothing to send."""
+        with self._journal.transaction():
+            for key, assembly in list(self._open.items()):
+                header = assembly.header
+                if _ages(header.kind) and header.turn == turn and header.attempt < before_attempt:
+                    self._discard(key, assembly)
+
+    def forget_seen(self, before_turn: int) -> None:
+        """Drop the message ids of turns long before this one, so that they do not grow with the trial.
+
+        From then on messages of these turns are dropped for their turn alone. Call within a transaction.
+        """
+        past = before_turn - self._turns_remembered()
+        if past <= max(self._past, 1):
+            return
+        with self._journal.transaction() as db:
+            db.execute("DELETE FROM seen WHERE turn > 0 AND turn < ?", (past,))
+            self._journal.keep_fact(_PAST_FACT, past.to_bytes(8, "big"))
+        self._past = past
+
+    def _turns_remembered(self) -> int:
+        """A sequential machine compares what comes with the statements of two cycles, and must see it so long."""
+        return 2 if self._terms.is_masked else 2 * len(self._terms.peers)
+
+    def _is_long_past(self, header: Header) -> bool:
+        return _ages(header.kind) and header.turn < self._past
+
+    def _check_address(self, state: SessionState, header: Header, came_to: str) -> None:
         """Hold the header to section 3, rules 2 to 4, before any cryptography."""
         terms, kind = self._terms, header.kind
         if kind not in terms.kinds():
@@ -216,20 +259,14 @@ class Intake:
         expected = NO_SESSION if kind.before_session else state.session_id
         if header.session_id != expected and (kind.before_session or state.session_id):
             raise Misdirected(f"A {kind.name} of {header.sender} is of another session.")
-        if header.attempt:
-            raise Malformed(f"A {kind.name} of {header.sender} is of a second attempt, which {terms.protocol} lacks.")
-        if header.body_bytes > kind.max_body_bytes(self._weights_bytes):
+        largest = self._weights_bytes if kind.carries_weights else self._blob_bytes
+        if header.body_bytes > kind.max_body_bytes(largest):
             raise TooLarge(f"A {kind.name} of {header.sender} is larger than any can be.")
-        if not self._may_name(header.turn, kind, header.sender):
-            raise OutOfTurn(f"{header.sender} sent a {kind.name} of turn {header.turn}, which is not its own.")
-
-    def _may_name(self, turn: int, kind: Kind, sender: str) -> bool:
-        """Tell whether a header of this kind and sender may name this turn. Source: docs/PROTOCOL.md, section 5."""
-        schedule = self._terms.schedule
-        if kind in (Kind.TURN, Kind.NOTICE):
-            is_between_us = 1 <= turn < schedule.turns and schedule.turn(turn + 1).peer == self._terms.me
-            return is_between_us and schedule.turn(turn).peer == sender
-        return turn == (schedule.turns if kind in (Kind.FINAL, Kind.DONE) else 0)
+        if not terms.may_name(kind, header.sender, header.turn, header.attempt):
+            raise OutOfTurn(
+                f"{header.sender} sent a {kind.name} of turn {header.turn}, attempt {header.attempt}, "
+                "which is not its own."
+            )
 
     def _is_here(self, header: Header) -> bool:
         assembly = self._open.get((header.sender, header.message_id))
@@ -314,3 +351,8 @@ class Intake:
             if assembly.writer:
                 assembly.writer.close()
         self._open.clear()
+
+
+def _ages(kind: Kind) -> bool:
+    """Tell whether messages of a kind are of no use once their turn is past. DROP and LEAVE hold from a step on."""
+    return kind in (Kind.TURN, Kind.NOTICE) or kind.in_attempt

@@ -22,7 +22,7 @@ from ppdl_mq.crypto.secret import Secret
 from ppdl_mq.errors import AlreadyRunning, JournalError, Malformed, Unauthentic
 from ppdl_mq.wire import canonical
 
-_FORMAT: Final = 1
+_FORMAT: Final = 2
 _SCHEMA: Final = """
 CREATE TABLE fact (name TEXT PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID;
 CREATE TABLE blob (id INTEGER PRIMARY KEY AUTOINCREMENT, bytes INTEGER NOT NULL, inline BLOB);
@@ -33,13 +33,18 @@ CREATE TABLE incoming_part (
     incoming INTEGER NOT NULL REFERENCES incoming ON DELETE CASCADE, part INTEGER NOT NULL,
     PRIMARY KEY (incoming, part)) WITHOUT ROWID;
 CREATE TABLE parked (id INTEGER PRIMARY KEY, sender TEXT NOT NULL, part BLOB NOT NULL, UNIQUE (sender, part));
-CREATE TABLE seen (sender TEXT, message_id BLOB, PRIMARY KEY (sender, message_id)) WITHOUT ROWID;
+CREATE TABLE seen (sender TEXT, message_id BLOB, turn INTEGER NOT NULL, PRIMARY KEY (sender, message_id)) WITHOUT ROWID;
+CREATE TABLE slot (
+    id INTEGER PRIMARY KEY, what TEXT NOT NULL, step INTEGER NOT NULL, attempt INTEGER NOT NULL, member TEXT NOT NULL,
+    shard INTEGER NOT NULL, blob INTEGER NOT NULL REFERENCES blob, start INTEGER NOT NULL, bytes INTEGER NOT NULL,
+    UNIQUE (what, step, attempt, member, shard));
 CREATE TABLE outgoing (
-    id INTEGER PRIMARY KEY, kind INTEGER NOT NULL, turn INTEGER NOT NULL, recipient TEXT NOT NULL,
-    ordinal INTEGER NOT NULL, reader TEXT NOT NULL, message_id BLOB NOT NULL, blob INTEGER NOT NULL REFERENCES blob,
-    part_bytes INTEGER NOT NULL, sent INTEGER NOT NULL DEFAULT 0, UNIQUE (kind, turn, recipient, ordinal));
-CREATE TABLE weights (turn INTEGER PRIMARY KEY, blob INTEGER NOT NULL REFERENCES blob, start INTEGER NOT NULL,
-    bytes INTEGER NOT NULL);
+    id INTEGER PRIMARY KEY, kind INTEGER NOT NULL, turn INTEGER NOT NULL, attempt INTEGER NOT NULL,
+    recipient TEXT NOT NULL, ordinal INTEGER NOT NULL, reader TEXT NOT NULL, header BLOB NOT NULL,
+    sealed INTEGER REFERENCES blob, part_bytes INTEGER,
+    slot INTEGER REFERENCES slot ON DELETE CASCADE, start INTEGER, bytes INTEGER, digest BLOB, meta BLOB, nonce BLOB,
+    sent INTEGER NOT NULL DEFAULT 0, UNIQUE (kind, turn, attempt, recipient, ordinal));
+CREATE INDEX outgoing_slot ON outgoing (slot);
 CREATE TABLE refused (id INTEGER PRIMARY KEY, at REAL NOT NULL, reason TEXT NOT NULL, head BLOB NOT NULL);
 CREATE TABLE refused_count (reason TEXT PRIMARY KEY, count INTEGER NOT NULL) WITHOUT ROWID;
 """
@@ -101,6 +106,24 @@ class Journal:
         for path in self._unlink_after:
             path.unlink(missing_ok=True)
         self._unlink_after.clear()
+
+    @contextmanager
+    def savepoint(self) -> Iterator[sqlite3.Connection]:
+        """As `transaction`; but within another one a block that fails is undone by itself, and the rest stays."""
+        if not self._depth:
+            with self.transaction() as db:
+                yield db
+            return
+        unlink_before = len(self._unlink_after)
+        self.db.execute("SAVEPOINT inner_block")
+        try:
+            yield self.db
+        except BaseException:
+            del self._unlink_after[unlink_before:]
+            self.db.execute("ROLLBACK TO inner_block")
+            self.db.execute("RELEASE inner_block")
+            raise
+        self.db.execute("RELEASE inner_block")
 
     def damaged(self, fault: sqlite3.Error) -> JournalError:
         """Return the error for a person of a fault that SQLite reported."""

@@ -6,6 +6,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 
 from ppdl_mq.config import limits
 from ppdl_mq.config.differences import differences
@@ -16,16 +17,29 @@ from ppdl_mq.peer.evidence import keep_evidence
 from ppdl_mq.peer.intake import Arrived, Intake
 from ppdl_mq.peer.journal import Journal
 from ppdl_mq.peer.quarantine import Quarantine
-from ppdl_mq.peer.weights import Weights
+from ppdl_mq.peer.slots import Slots
+from ppdl_mq.protocol.effects import Adopt, Effect
 from ppdl_mq.protocol.events import Received
-from ppdl_mq.protocol.sequential import NotYet
-from ppdl_mq.protocol.state import State
+from ppdl_mq.protocol.machine import NotYet
 from ppdl_mq.wire.header import Header
 from ppdl_mq.wire.kinds import Kind
 from ppdl_mq.wire.messages import Hello
 from ppdl_mq.wire.trial_id import manifest_from_bytes, trial_id
 
 log = logging.getLogger("ppdl_mq.peer")
+
+
+@dataclass(frozen=True, slots=True)
+class _Early:
+    """A message that came before its time: checked once, and offered when the machine has moved.
+
+    Args:
+        moves: of the machine, when it was offered last.
+        arrived: what it is.
+    """
+
+    moves: int
+    arrived: Arrived
 
 
 class Mailroom:
@@ -36,7 +50,7 @@ class Mailroom:
         driver: of the machine.
         intake: assembles parts.
         journal: where everything is kept.
-        weights: takes over those of accepted messages.
+        slots: take over the blobs that the machine adopts.
         quarantine: takes what is refused.
         check_weights: raises where flat weights hold what no training can use.
         resend_every_s: how often one peer may have everything published again.
@@ -48,7 +62,7 @@ class Mailroom:
         driver: Driver,
         intake: Intake,
         journal: Journal,
-        weights: Weights,
+        slots: Slots,
         quarantine: Quarantine,
         *,
         check_weights: Callable[[memoryview], None],
@@ -60,12 +74,13 @@ class Mailroom:
         self._driver = driver
         self._intake = intake
         self._journal = journal
-        self._weights = weights
+        self._slots = slots
         self._quarantine = quarantine
         self._check_weights = check_weights
         self._resend_every_s = resend_every_s
         self._resent_at: dict[str, float] = {}
         self._mismatches: dict[str, tuple[str, ...]] = {}
+        self._early: dict[int, _Early] = {}  # by row
         self._has_unparked = False  # by this process; one before may have died right before it did
         self.last_at = time.monotonic()
 
@@ -85,21 +100,31 @@ class Mailroom:
         self.last_at = time.monotonic()
 
     def work(self) -> None:
-        """Offer complete messages to the machine until none of them is of use any more.
+        """Offer complete messages to the machine until none of them is of use any more, in one transaction.
 
         Raises:
-            Equivocation, ManifestMismatch: a peer does what ends the trial for this one.
+            Equivocation, ManifestMismatch: a peer does what ends the trial for this one; the evidence is on disk.
         """
+        fatal: RemoteError | None = None
+        try:
+            with self._driver.batch():
+                fatal = self._offer_all()
+        finally:
+            if fatal is not None:
+                raise fatal
+
+    def _offer_all(self) -> RemoteError | None:
+        """Offer what is complete; return what ends the trial, instead of raising it: what led to it is to be kept."""
         while True:
-            before = self._driver.state
+            moves = self._driver.moves
             for row, header, blob in self._intake.complete():
-                self._offer(row, header, blob)
+                if (fatal := self._offer(row, header, blob)) is not None:
+                    return fatal
             if self._driver.state.session_id and not self._has_unparked:
-                with self._journal.transaction():  # the relay has dropped them: a crash in between must not
-                    self.take(self._intake.unpark())
+                self.take(self._intake.unpark())  # the relay has dropped them: within the transaction that removes them
                 self._has_unparked = True
-            elif self._driver.state == before:
-                return
+            elif self._driver.moves == moves:
+                return None
 
     def check_manifests(self) -> None:
         """Give up when a peer's manifest differs and its matching HELLO did not follow within a few seconds.
@@ -113,35 +138,44 @@ class Mailroom:
             if "nonce" not in fields:  # another nonce: of another run, left over, or played again by the relay
                 raise ManifestMismatch(name, fields)
 
-    def _offer(self, row: int, header: Header, blob: int) -> None:
+    def _offer(self, row: int, header: Header, blob: int) -> RemoteError | None:
+        early = self._early.get(row)
+        if early is not None and early.moves == self._driver.moves:
+            return None  # the machine would say the same as before
         try:
-            arrived = self._intake.read(row, header, blob)
+            arrived = self._intake.read(row, header, blob) if early is None else early.arrived
             opened = arrived.opened
             if header.trial_id != self._trial_id:
                 self._compare_manifests(arrived)
                 self._intake.settle(row, header)
-                return
+                return None
             if header.kind is Kind.RESEND and not self._may_have_again(header.sender):
                 self._intake.settle(row, header)
-                return
+                return None
             received = Received(
-                sender=header.sender, turn=header.turn, message=opened.message, blob_digest=opened.blob_digest
+                sender=header.sender,
+                turn=header.turn,
+                attempt=header.attempt,
+                message=opened.message,
+                blob_digest=opened.blob_digest,
+                blob_bytes=opened.blob_bytes,
             )
-            self._driver.post(received, also=lambda state: self._settle(arrived, state))
+            self._driver.post(received, also=lambda _, effects: self._settle(arrived, effects))
             self._mismatches.pop(header.sender, None)
         except NotYet:
-            return
+            self._early[row] = _Early(self._driver.moves, arrived)
+            return None
         except Equivocation as error:
-            with self._journal.transaction():
-                keep_evidence(self._journal, error, arrived.opened)
-                self._intake.settle(row, header)
-            raise
+            keep_evidence(self._journal, error, arrived.opened)
+            self._intake.settle(row, header)
+            return error
         except RemoteError as error:
-            with self._journal.transaction():
-                self._refuse(error, header.encode())
-                self._intake.settle(row, header, remember=False)
+            self._refuse(error, header.encode())
+            self._intake.settle(row, header, remember=False)
             if isinstance(error, ManifestMismatch):
-                raise
+                return error
+        self._early.pop(row, None)
+        return None
 
     def _may_have_again(self, name: str) -> bool:
         """Tell whether a peer may have everything again: a small request must not make much traffic at will."""
@@ -151,19 +185,23 @@ class Mailroom:
         self._resent_at[name] = now
         return True
 
-    def _settle(self, arrived: Arrived, state: State) -> None:
-        """Drop a message that the machine took; its weights, if it took these too, are kept."""
+    def _settle(self, arrived: Arrived, effects: tuple[Effect, ...]) -> None:
+        """Drop a message that the machine took; its blob, if the machine adopts it, is kept."""
         opened = arrived.opened
-        turn = opened.header.turn
-        keeps = opened.blob_bytes > 0 and state != self._driver.state and not self._weights.has(turn)
-        if keeps:
-            self._check(arrived)
-            self._weights.adopt(turn, arrived.blob, start=opened.blob_offset, size_bytes=opened.blob_bytes)
+        keeps = False
+        for effect in effects:
+            if isinstance(effect, Adopt) and not self._slots.has(effect.slot):
+                assert not keeps, "the machine adopts one blob twice"
+                if effect.are_weights:
+                    self._check(arrived)
+                start, size_bytes = opened.blob_offset, opened.blob_bytes
+                self._slots.adopt(effect.slot, arrived.blob, start=start, size_bytes=size_bytes)
+                keeps = True
         self._intake.settle(arrived.row, opened.header, keep_blob=keeps)
 
     def _check(self, arrived: Arrived) -> None:
         """Refuse weights that no training can use, before this peer makes them its own."""
-        with self._intake.weights_of(arrived) as weights:
+        with self._intake.blob_of(arrived) as weights:
             try:
                 self._check_weights(weights)
             except LocalError as fault:  # it is the sender's fault here

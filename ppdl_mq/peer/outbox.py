@@ -1,11 +1,18 @@
-"""Messages of ours: sealed once, journalled, published until the relay has confirmed them, always as the same bytes."""
+"""Messages of ours: journalled, published until the relay has confirmed them, always as the same bytes.
+
+A message without a blob is sealed once. One with a blob is sealed whenever it is published, part by part, straight from
+the slot that holds the blob: under the nonces that were drawn when it was journalled, so that the bytes are the same,
+and no sealed copy of a model lies on disk.
+"""
 
 from __future__ import annotations
 
+import enum
 import logging
 import random
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from nacl.utils import random as system_random
@@ -14,54 +21,85 @@ from ppdl_mq.config import limits
 from ppdl_mq.errors import NotTaken, Unroutable
 from ppdl_mq.peer.blobs import Blobs
 from ppdl_mq.peer.journal import Journal
-from ppdl_mq.peer.weights import Weights
+from ppdl_mq.peer.slots import Slots
 from ppdl_mq.protocol.effects import Send
 from ppdl_mq.protocol.events import Sent
 from ppdl_mq.protocol.keyring import Keyring
-from ppdl_mq.protocol.state import State
+from ppdl_mq.protocol.session import SessionState
+from ppdl_mq.protocol.slots import Cut
 from ppdl_mq.protocol.terms import Terms
 from ppdl_mq.transport.base import Transport
-from ppdl_mq.wire.envelope import NO_BLOB, body_bytes, seal_parts
-from ppdl_mq.wire.header import MESSAGE_ID_BYTES, NO_SESSION, Header, stride_for
+from ppdl_mq.wire.envelope import NONCE_BASE_BYTES, body_bytes, seal_parts
+from ppdl_mq.wire.header import MESSAGE_ID_BYTES, NO_SESSION, Header, decode_header, stride_for
 from ppdl_mq.wire.kinds import Kind
+from ppdl_mq.wire.messages import decode_meta, encode_meta
 
 log = logging.getLogger("ppdl_mq.peer")
 
 
+class Fate(enum.Enum):
+    """What became of an attempt to publish a message."""
+
+    CONFIRMED = "the relay has it"
+    NO_INBOX = "its recipient has no inbox, yet or any more"
+    LATER = "the relay has no room"
+    DROPPED = "its key is gone"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Letter:
-    """A sealed message in the journal.
+    """A message in the journal.
 
     Args:
         row: its number there.
         kind: as its header says.
         turn: as its header says.
+        attempt: as its header says.
         recipient: whose inbox, or `weights`.
         message_id: 16 bytes.
-        blob: where its parts are, end to end.
-        part_bytes: size of every part but the last.
     """
 
     row: int
     kind: Kind
     turn: int
+    attempt: int
     recipient: str
     message_id: bytes
-    blob: int
-    part_bytes: int
 
     @property
     def sent(self) -> Sent:
         """What the machine is to know when the relay has it."""
-        return Sent(kind=self.kind, turn=self.turn, recipient=self.recipient, message_id=self.message_id)
+        return Sent(
+            kind=self.kind,
+            turn=self.turn,
+            attempt=self.attempt,
+            recipient=self.recipient,
+            message_id=self.message_id,
+        )
 
 
 @dataclass(slots=True)
 class _Waiting:
-    """How long to leave a recipient alone whose inbox does not exist yet."""
+    """How long to leave a recipient alone, and why."""
 
     until: float
     delay_s: float
+    fate: Fate
+
+
+class _Counted:
+    """Parts on their way to the relay, counted as they go."""
+
+    def __init__(self, parts: Iterator[bytes]) -> None:
+        self._parts = parts
+        self.count = 0
+        self.size_bytes = 0
+
+    def __iter__(self) -> Iterator[bytes]:
+        for part in self._parts:
+            self.count += 1
+            self.size_bytes += len(part)
+            yield part
 
 
 class Outbox:
@@ -72,72 +110,84 @@ class Outbox:
         keyring: seals.
         journal: where messages are kept.
         blobs: its byte strings.
-        weights: what TURN and FINAL carry.
+        slots: what the blobs of messages are cut from.
         chunk_bytes: largest part.
     """
 
     def __init__(
-        self, terms: Terms, keyring: Keyring, journal: Journal, blobs: Blobs, weights: Weights, *, chunk_bytes: int
+        self, terms: Terms, keyring: Keyring, journal: Journal, blobs: Blobs, slots: Slots, *, chunk_bytes: int
     ) -> None:
         self._terms = terms
         self._keyring = keyring
         self._journal = journal
         self._blobs = blobs
-        self._weights = weights
+        self._slots = slots
         self._chunk_bytes = chunk_bytes
         self._waiting: dict[str, _Waiting] = {}
         self.published_messages = 0
         self.published_bytes = 0
 
-    def add(self, state: State, send: Send) -> None:
-        """Seal a message and journal it; one that is there already is left as it is. Call within a transaction."""
-        kind = send.message.kind
+    def add(self, state: SessionState, send: Send) -> None:
+        """Journal a message; one that is there already is left as it is. Call within a transaction."""
         found = self._journal.db.execute(
-            "SELECT 1 FROM outgoing WHERE kind = ? AND turn = ? AND recipient = ? AND ordinal = ?",
-            (kind, send.turn, send.recipient, send.ordinal),
+            "SELECT 1 FROM outgoing WHERE kind = ? AND turn = ? AND attempt = ? AND recipient = ? AND ordinal = ?",
+            (send.message.kind, send.turn, send.attempt, send.recipient, send.ordinal),
         ).fetchone()
         if found:
             return
-        if send.weights_of is None:
-            self._insert(state, send, NO_BLOB)
+        if send.blob is None:
+            self._add_sealed(state, send)
         else:
-            with self._weights.view(send.weights_of) as weights:
-                self._insert(state, send, weights)
+            self._add_cut(state, send, send.blob)
 
     def due(self) -> list[Letter]:
         """Return the unsent messages in order, but for those whose recipient is to be left alone for a while."""
         rows = self._journal.db.execute(
-            "SELECT id, kind, turn, recipient, message_id, blob, part_bytes FROM outgoing WHERE sent = 0 ORDER BY id"
+            "SELECT id, kind, turn, attempt, recipient, header FROM outgoing WHERE sent = 0 ORDER BY id"
         )
-        letters = [
+        return [
             Letter(
-                row=row, kind=Kind(kind), turn=turn, recipient=to, message_id=bytes(name), blob=blob, part_bytes=size
+                row=row,
+                kind=Kind(kind),
+                turn=turn,
+                attempt=attempt,
+                recipient=recipient,
+                message_id=decode_header(header)[0].message_id,
             )
-            for row, kind, turn, to, name, blob, size in rows.fetchall()
+            for row, kind, turn, attempt, recipient, header in rows.fetchall()
+            if self._is_due(recipient)
         ]
-        return [letter for letter in letters if self._is_due(letter.recipient)]
 
-    def publish(self, transport: Transport, letter: Letter) -> bool:
-        """Publish every part of a message; False when its recipient has no inbox yet, or the relay has no room.
+    def publish(self, transport: Transport, state: SessionState, letter: Letter) -> Fate:
+        """Publish every part of a message.
+
+        Args:
+            transport: connected.
+            state: of the machine; has the keys.
+            letter: unsent.
 
         Raises:
             RelayLost: the connection broke; nothing is forgotten.
             MessageTooLarge: the relay refuses parts of this size.
         """
-        if not self._is_due(letter.recipient):  # an earlier message of this round found no inbox: keep the order
-            return False
+        if not self._is_due(letter.recipient):  # an earlier message found no inbox, or no room: keep the order
+            return self._waiting[letter.recipient].fate
         try:
-            with self._blobs.view(letter.blob) as sealed:
-                transport.publish(letter.recipient, _parts(sealed, letter.part_bytes))
-                self.published_messages += -(-len(sealed) // letter.part_bytes)
-                self.published_bytes += len(sealed)
-        except (Unroutable, NotTaken) as error:
-            if isinstance(error, NotTaken):
-                log.warning("%s Trying again.", error)
-            self._delay(letter.recipient)
-            return False
+            with self._parts(state, letter) as parts:
+                if parts is None:
+                    log.debug("A %s to %s is dropped with its key.", letter.kind.name, letter.recipient)
+                    self._drop("id = ?", letter.row)
+                    return Fate.DROPPED
+                transport.publish(letter.recipient, parts)
+                self.published_messages += parts.count
+                self.published_bytes += parts.size_bytes
+        except Unroutable:
+            return self._delay(letter.recipient, Fate.NO_INBOX)
+        except NotTaken as error:
+            log.warning("%s Trying again.", error)
+            return self._delay(letter.recipient, Fate.LATER)
         self._waiting.pop(letter.recipient, None)
-        return True
+        return Fate.CONFIRMED
 
     def mark_sent(self, letter: Letter) -> None:
         """Note that the relay has confirmed a message. It is kept, in case its reader asks again."""
@@ -155,7 +205,7 @@ class Outbox:
         self._drop("reader = ?", reader)
 
     def forget(self, before_turn: int) -> None:
-        """Drop sent messages of turns before this one; those of the session stay. Call within a transaction."""
+        """Drop messages of turns before this one; those of the session stay. Call within a transaction."""
         self._drop("turn > 0 AND turn < ?", before_turn)
 
     def unsent_to(self) -> tuple[str, ...]:
@@ -165,65 +215,111 @@ class Outbox:
 
     def without_inbox(self) -> tuple[str, ...]:
         """Return the recipients whose inbox does not exist yet, sorted."""
-        return tuple(sorted(self._waiting))
+        return tuple(sorted(name for name, waiting in self._waiting.items() if waiting.fate is Fate.NO_INBOX))
 
     def next_due_s(self) -> float | None:
         """Return in how many seconds a delayed message may be tried again, or None when none is delayed."""
         now = time.monotonic()
         return min((max(0.0, waiting.until - now) for waiting in self._waiting.values()), default=None)
 
-    def _insert(self, state: State, send: Send, weights: memoryview) -> None:
+    def _header(self, state: SessionState, send: Send, blob_bytes: int) -> Header:
         kind, terms = send.message.kind, self._terms
-        header = Header(
+        return Header(
             kind=kind,
             trial_id=terms.trial_id,
             session_id=NO_SESSION if kind.before_session else state.session_id,
             message_id=system_random(MESSAGE_ID_BYTES),
             turn=send.turn,
-            body_bytes=body_bytes(send.message, len(weights)),
+            attempt=send.attempt,
+            body_bytes=body_bytes(send.message, blob_bytes),
             stride=stride_for(self._chunk_bytes, terms.me, send.recipient),
             sender=terms.me,
             recipient=send.recipient,
         )
+
+    def _add_sealed(self, state: SessionState, send: Send) -> None:
+        header = self._header(state, send, 0)
         key = self._keyring.key(state, header)
         assert key is not None, "the machine sends before the session is agreed"
-        # The weights' digest stands in the chain already; nothing is hashed twice.
-        digest = state.chain.statements[-1].digest if send.weights_of is not None else None
-        parts = seal_parts(header, send.message, key, terms.sign, blob=weights, blob_digest=digest)
-        overhead = self._chunk_bytes - header.stride
-        if header.parts == 1:
-            sealed = next(parts)
-            blob, part_bytes = self._blobs.put(sealed), len(sealed)
-        else:
-            part_bytes = self._chunk_bytes
-            with self._blobs.writer(header.body_bytes + header.parts * overhead) as writer:
-                for number, part in enumerate(parts):
-                    writer.write(number * part_bytes, part)
-            blob = writer.blob
-        self._journal.db.execute(
-            "INSERT INTO outgoing (kind, turn, recipient, ordinal, reader, message_id, blob, part_bytes)"
-            " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-            (kind, send.turn, send.recipient, send.ordinal, send.reader, header.message_id, blob, part_bytes),
+        parts = list(seal_parts(header, send.message, key, self._terms.sign))
+        self._insert(send, header, sealed=self._blobs.put(b"".join(parts)), part_bytes=len(parts[0]))
+
+    def _add_cut(self, state: SessionState, send: Send, cut: Cut) -> None:
+        slot, slot_bytes = self._slots.row(cut.slot)
+        size_bytes = slot_bytes - cut.start if cut.size is None else cut.size
+        assert 0 <= cut.start <= cut.start + size_bytes <= slot_bytes, "a cut reaches beyond its slot"
+        self._insert(
+            send,
+            self._header(state, send, size_bytes),
+            slot=slot,
+            start=cut.start,
+            bytes=size_bytes,
+            digest=cut.digest,
+            meta=encode_meta(send.message),
+            nonce=system_random(NONCE_BASE_BYTES),
         )
+
+    def _insert(self, send: Send, header: Header, **more: int | bytes) -> None:
+        columns: dict[str, int | str | bytes] = {
+            "kind": int(header.kind),
+            "turn": header.turn,
+            "attempt": header.attempt,
+            "recipient": header.recipient,
+            "ordinal": send.ordinal,
+            "reader": send.reader,
+            "header": header.encode(),
+            **more,
+        }
+        marks = ", ".join("?" * len(columns))
+        self._journal.db.execute(
+            f"INSERT INTO outgoing ({', '.join(columns)}) VALUES ({marks})",  # noqa: S608 (names of this module)
+            tuple(columns.values()),
+        )
+
+    @contextmanager
+    def _parts(self, state: SessionState, letter: Letter) -> Iterator[_Counted | None]:
+        """Give the sealed parts of a message one by one; None where the key to seal them is gone."""
+        sealed, part_bytes, slot, start, size_bytes, digest, meta, nonce, encoded = self._journal.db.execute(
+            "SELECT sealed, part_bytes, slot, start, bytes, digest, meta, nonce, header FROM outgoing WHERE id = ?",
+            (letter.row,),
+        ).fetchone()
+        if sealed is not None:
+            with self._blobs.view(sealed) as whole:
+                yield _Counted(_split(whole, part_bytes))
+            return
+        header = decode_header(encoded)[0]
+        key = self._keyring.key(state, header)
+        if key is None:
+            yield None
+            return
+        with self._slots.view_row(slot) as content, content[start : start + size_bytes] as blob:
+            message = decode_meta(header.kind, meta)
+            parts = seal_parts(header, message, key, self._terms.sign, blob=blob, blob_digest=digest, nonce_base=nonce)
+            try:
+                yield _Counted(parts)
+            finally:
+                parts.close()  # it may have been left in the middle, and holds the mapped file
 
     def _drop(self, condition: str, value: str | int) -> None:
         with self._journal.transaction() as db:
-            rows = db.execute(f"SELECT id, blob FROM outgoing WHERE {condition}", (value,)).fetchall()  # noqa: S608
-            for row, blob in rows:
+            rows = db.execute(f"SELECT id, sealed FROM outgoing WHERE {condition}", (value,)).fetchall()  # noqa: S608
+            for row, sealed in rows:
                 db.execute("DELETE FROM outgoing WHERE id = ?", (row,))
-                self._blobs.delete(blob)
+                if sealed is not None:
+                    self._blobs.delete(sealed)
 
     def _is_due(self, recipient: str) -> bool:
         waiting = self._waiting.get(recipient)
         return waiting is None or time.monotonic() >= waiting.until
 
-    def _delay(self, recipient: str) -> None:
+    def _delay(self, recipient: str, fate: Fate) -> Fate:
         before = self._waiting.get(recipient)
         delay_s = min(limits.BACKOFF_LAST_S, before.delay_s * 2) if before else limits.BACKOFF_FIRST_S
         jitter = random.uniform(0.5, 1.0)  # noqa: S311 (spreads retries; nothing secret)
-        self._waiting[recipient] = _Waiting(until=time.monotonic() + delay_s * jitter, delay_s=delay_s)
+        self._waiting[recipient] = _Waiting(until=time.monotonic() + delay_s * jitter, delay_s=delay_s, fate=fate)
+        return fate
 
 
-def _parts(sealed: memoryview, part_bytes: int) -> Iterator[bytes]:
+def _split(sealed: memoryview, part_bytes: int) -> Iterator[bytes]:
     for start in range(0, len(sealed), part_bytes):
         yield bytes(sealed[start : start + part_bytes])

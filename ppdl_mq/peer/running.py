@@ -15,6 +15,7 @@ from ppdl_mq.crypto.identity import Identity
 from ppdl_mq.errors import PeerFileError
 from ppdl_mq.peer.folders import state_folder
 from ppdl_mq.peer.journal import Journal
+from ppdl_mq.peer.protocols import vector_words
 from ppdl_mq.peer.runner import Runner
 from ppdl_mq.protocol.terms import Terms
 from ppdl_mq.training import device, plugin
@@ -57,10 +58,19 @@ def run_peer(
         seed = _sample_seed(journal, settings, name)
         split = load_split(settings.data, manifest, seed, folder=folder)
         worker = Worker(manifest, split, device=device.choose(settings.device))
-        terms = Terms.of(manifest, identity, layout=worker.layout.digest(), software=_software())
+        words = vector_words(manifest, worker.layout)
+        terms = Terms.of(manifest, identity, layout=worker.layout.digest(), software=_software(), words=words)
         transport = open_transport(broker, trial=manifest.name, prefix=manifest.relay.prefix, peer=name)
         runner = Runner(
-            terms, manifest, identity, journal, worker, seed, transport, broker_wait_s=settings.broker.wait_s
+            terms,
+            manifest,
+            identity,
+            journal,
+            worker,
+            seed,
+            transport,
+            broker_wait_s=settings.broker.wait_s,
+            audit_rate=settings.audit_rate,
         )
         on_ready(runner)
         return runner.run()

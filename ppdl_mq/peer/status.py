@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from ppdl_mq.config.settings import PeerSettings
 from ppdl_mq.errors import JournalError, PeerFileError
 from ppdl_mq.peer.folders import state_folder
 from ppdl_mq.peer.progress import STATUS_NAME
+from ppdl_mq.protocol.phases import Phase
 
 
 def read_status(settings: PeerSettings, manifest: Manifest | None) -> dict[str, Any]:
@@ -36,6 +38,34 @@ def read_status(settings: PeerSettings, manifest: Manifest | None) -> dict[str, 
     except (OSError, ValueError):
         raise JournalError(f"The status in {folder} cannot be read.") from None
     return status | {"running": _is_locked(folder / "lock"), "folder": str(folder)}
+
+
+def is_of_rounds(status: Mapping[str, Any]) -> bool:
+    """Tell whether a status is of masked-average, where all peers train at once."""
+    return "round" in status
+
+
+def has_begun(status: Mapping[str, Any]) -> bool:
+    """Tell whether the peer has come to the first step of masked-average; until then its members are not known."""
+    begun: bool = status["step"] > 0
+    return begun
+
+
+def has_ended(status: Mapping[str, Any]) -> bool:
+    """Tell whether the trial is over for this peer."""
+    return status["phase"] in (Phase.ENDED.value, Phase.LEFT.value)
+
+
+def peers_in(status: Mapping[str, Any], manifest: Manifest | None) -> tuple[str, ...]:
+    """Return the names of all peers of a trial of masked-average, sorted, those included that have gone.
+
+    Args:
+        status: of the trial; counts where the manifest is not at hand. It names the peers from the first step on.
+        manifest: of the trial, or None.
+    """
+    if manifest is not None:
+        return manifest.peer_names
+    return tuple(sorted({status["peer"], *status["members"], *status["dropped"], *status["left"]}))
 
 
 def _only_folder(settings: PeerSettings) -> Path:

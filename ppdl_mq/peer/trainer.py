@@ -1,82 +1,64 @@
-"""Runs the worker in a thread of its own, so that a long turn starves nothing else."""
+"""A thread of its own for what takes long, so that training, masking and adding starve nothing else."""
 
 from __future__ import annotations
 
-import hashlib
+import queue
 import threading
-import time
-from contextlib import AbstractContextManager, ExitStack
+from collections.abc import Callable
+from contextlib import ExitStack
 
 from ppdl_mq.errors import Interrupted, PpdlError, TrainingError
-from ppdl_mq.peer.inputs import Inputs, TrainingFailed, TurnTrained
-from ppdl_mq.protocol.schedule import Turn
-from ppdl_mq.training.worker import TurnResult, Worker
+from ppdl_mq.peer.inputs import Inputs, TrainingFailed, Worked
+
+Job = Callable[[threading.Event], object]
 
 
 class Trainer:
-    """Trains one turn at a time and reports into the queue.
+    """Runs jobs one after the other and reports what they return into the queue.
 
     Args:
-        worker: of this peer.
-        sample_seed: the peer's secret, 32 bytes.
         inputs: where results go.
     """
 
-    def __init__(self, worker: Worker, sample_seed: bytes, inputs: Inputs) -> None:
-        self._worker = worker
-        self._seed = sample_seed
+    def __init__(self, inputs: Inputs) -> None:
         self._inputs = inputs
         self._stop = threading.Event()
+        self._jobs: queue.SimpleQueue[tuple[Job, ExitStack] | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
 
-    def build_initial(self) -> None:
-        """Build the weights of turn 0."""
-        self._start(None, None, evaluate=False)
-
-    def train(self, turn: Turn, weights: AbstractContextManager[memoryview], *, evaluate: bool) -> None:
-        """Train a turn.
+    def submit(self, job: Job, held: ExitStack | None = None) -> None:
+        """Run a job after those submitted before; its result arrives as `Worked`, an error as `TrainingFailed`.
 
         Args:
-            turn: which.
-            weights: gives access to those of the turn before.
-            evaluate: whether to measure the result on the hold-out.
+            job: called in the thread, with an event that is set when it is to end early: then it raises Interrupted.
+                It may not touch the journal.
+            held: contexts of what the job reads, such as mapped weights. They are entered by the caller, since the
+                journal is its thread's, and left here when the job is done.
         """
-        self._start(turn, weights, evaluate=evaluate)
+        self._jobs.put((job, held or ExitStack()))
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._run, name="trainer", daemon=True)
+            self._thread.start()
 
     def stop(self) -> None:
-        """End at the next batch and wait for it; nothing of the turn is kept."""
+        """Have the job end early, begin no other, and wait for that; results are not reported any more."""
         self._stop.set()
         if self._thread is not None:
+            self._jobs.put(None)
             self._thread.join()
+            self._thread = None
 
-    def _start(self, turn: Turn | None, weights: AbstractContextManager[memoryview] | None, *, evaluate: bool) -> None:
-        if self._thread is not None:
-            self._thread.join()  # it has put its result into the queue, and is about to end
-        held = ExitStack()  # entered here, since the journal is this thread's; left by the other when it is done
-        before = None if weights is None else held.enter_context(weights)
-        self._thread = threading.Thread(
-            target=self._run, args=(turn, before, held, evaluate), name="trainer", daemon=True
-        )
-        self._thread.start()
-
-    def _run(self, turn: Turn | None, before: memoryview | None, held: ExitStack, evaluate: bool) -> None:
-        try:
-            started = time.monotonic()
+    def _run(self) -> None:
+        while (taken := self._jobs.get()) is not None:
+            job, held = taken
             with held:
-                if turn is None or before is None:
-                    result = TurnResult(weights=self._worker.initial(), steps=0, samples=0, loss=None)
-                else:
-                    result = self._worker.train(turn, before, self._seed, stop=self._stop)
-            seconds = time.monotonic() - started
-            self._inputs.put(
-                TurnTrained(
-                    turn=turn.number if turn else 0,
-                    result=result,
-                    digest=hashlib.sha256(result.weights).digest(),
-                    evaluation=self._worker.evaluate(result.weights) if evaluate else None,
-                    seconds=seconds,
-                )
-            )
+                if not self._stop.is_set():
+                    self._do(job)
+            del taken, job, held  # what they hold on to may be as large as the model
+
+    def _do(self, job: Job) -> None:
+        try:
+            self._inputs.put(Worked(job(self._stop)))
         except Interrupted:
             return
         except PpdlError as error:

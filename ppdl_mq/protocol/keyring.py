@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Final
 
-from ppdl_mq.crypto.agreement import identity_pair_key, session_pair_key, trial_key
+from ppdl_mq.crypto.agreement import identity_pair_key, trial_key
 from ppdl_mq.crypto.identity import Identity
 from ppdl_mq.crypto.secret import Secret
-from ppdl_mq.protocol.state import State
+from ppdl_mq.protocol.session import SessionState
 from ppdl_mq.protocol.terms import Terms
 from ppdl_mq.wire.header import Header
 
@@ -28,7 +27,7 @@ class Keyring:
         self._identity = identity
         self._derived: dict[tuple[bytes, str, str], Secret] = {}
 
-    def key(self, state: State, header: Header) -> Secret | None:
+    def key(self, state: SessionState, header: Header) -> Secret | None:
         """Return the key that seals the message of this header, or None while the session is not that far.
 
         Args:
@@ -37,20 +36,21 @@ class Keyring:
                 `weights`). A HELLO may name another trial, in order to be compared.
         """
         if header.kind.before_session:
-            return self._remembered(header.trial_id, header, self._identity_pair)
-        if state.session_secret is None or not state.session_id:
+            return self._remembered(header)
+        if not state.pair_keys:
             return None
         if self._terms.is_for_all(header.kind):
             complete = len(state.contributions) == len(self._terms.peers)
             return trial_key(state.session_id, state.contributions) if complete else None
-        return self._remembered(state.session_id, header, lambda of: self._session_pair(state, of))
+        pair = state.pair_keys[self._other(header)]
+        return pair.towards if header.sender == self._terms.me else pair.back
 
-    def _remembered(self, context: bytes, header: Header, derive: Callable[[Header], Secret]) -> Secret:
-        asked = (context, header.sender, header.recipient)
+    def _remembered(self, header: Header) -> Secret:
+        asked = (header.trial_id, header.sender, header.recipient)
         if asked not in self._derived:
             if len(self._derived) > _MOST_REMEMBERED:  # a flood of foreign trial ids must not fill the memory
                 self._derived.clear()
-            self._derived[asked] = derive(header)
+            self._derived[asked] = self._identity_pair(header)
         return self._derived[asked]
 
     def _identity_pair(self, header: Header) -> Secret:
@@ -58,16 +58,6 @@ class Keyring:
             self._identity.x25519_secret,
             self._terms.peers[self._other(header)].x25519,
             trial_id=header.trial_id,
-            sender=header.sender,
-            recipient=header.recipient,
-        )
-
-    def _session_pair(self, state: State, header: Header) -> Secret:
-        assert state.session_secret is not None
-        return session_pair_key(
-            state.session_secret,
-            state.session_keys[self._other(header)].key,
-            session_id=state.session_id,
             sender=header.sender,
             recipient=header.recipient,
         )

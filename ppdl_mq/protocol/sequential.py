@@ -8,79 +8,51 @@ Source: docs/PROTOCOL.md, sections 7 to 11; Phong and Phuong (arXiv 1809.03272),
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any, Final
 
-from ppdl_mq.crypto import labels
-from ppdl_mq.crypto.agreement import check_public, public_half
-from ppdl_mq.crypto.hashing import sha256
 from ppdl_mq.crypto.identity import verify
-from ppdl_mq.crypto.secret import Secret
-from ppdl_mq.errors import Equivocation, IllegalEvent, Malformed, ManifestMismatch, OutOfTurn
+from ppdl_mq.errors import Equivocation, IllegalEvent, OutOfTurn
 from ppdl_mq.protocol.effects import (
+    Adopt,
     BuildInitial,
     Effect,
     EmptyWeights,
     Fetch,
     Forget,
     KeepModel,
-    PublishAgain,
+    Record,
     Release,
     Send,
     Train,
     Withdraw,
 )
-from ppdl_mq.protocol.events import Event, Overdue, Received, Sent, Started, Trained
+from ppdl_mq.protocol.events import Overdue, Received, Sent, Trained
 from ppdl_mq.protocol.lineage import checked_chain, extended, lineage_for
-from ppdl_mq.protocol.state import Phase, SessionKey, State
-from ppdl_mq.protocol.statements import NO_TURN_BEFORE, final_statement, session_key_bytes, turn_statement
+from ppdl_mq.protocol.machine import Machine, NotYet, Table
+from ppdl_mq.protocol.phases import Phase
+from ppdl_mq.protocol.schedule import Turn
+from ppdl_mq.protocol.session import SessionSteps, message_as
+from ppdl_mq.protocol.slots import Cut, Slot
+from ppdl_mq.protocol.state import Chain, State
+from ppdl_mq.protocol.statements import NO_TURN_BEFORE, final_statement, turn_statement
 from ppdl_mq.protocol.terms import WEIGHTS, Terms
 from ppdl_mq.wire.kinds import Kind
-from ppdl_mq.wire.messages import (
-    Confirm,
-    Done,
-    FinalWeights,
-    Hello,
-    Message,
-    Notice,
-    Resend,
-    Statement,
-    TurnWeights,
-)
+from ppdl_mq.wire.messages import Done, FinalWeights, Notice, Resend, Statement, TurnWeights
 
 Step = tuple[State, tuple[Effect, ...]]
-Handler = Callable[["SequentialMachine", State, Any], Step]
 
 
-class NotYet(OutOfTurn):
-    """Legal in a state that this peer will reach: keep the message and offer it again."""
+class SequentialMachine(SessionSteps, Machine[State]):
+    """One peer's part in a sequential trial."""
 
+    def initial(self) -> State:
+        """Return the state of a peer that has not begun."""
+        return State()
 
-class SequentialMachine:
-    """One peer's part in a sequential trial. Holds the terms and no state: `step` is a pure function.
-
-    Args:
-        terms: of the trial, from this peer's point of view.
-    """
-
-    def __init__(self, terms: Terms) -> None:
-        self.terms = terms
-
-    def step(self, state: State, event: Event) -> Step:
-        """Return the next state and what is to be done.
-
-        Raises:
-            NotYet: the message is to be kept and offered again.
-            RemoteError: the message is refused; `state` still holds.
-            IllegalEvent: an event of our own that the state does not allow.
-        """
-        handler = TABLE.get((state.phase, row_of(event)))
-        if handler is not None:
-            return handler(self, state, event)
-        if isinstance(event, Received):
-            raise OutOfTurn(f"A {event.message.kind.name} of {event.sender} has no place while {state.phase.value}.")
-        raise IllegalEvent(f"{row_of(event)} while {state.phase.value}.")
+    def restored(self, data: dict[str, Any]) -> State:
+        """Return the state that `as_data` described."""
+        return State.from_data(data)
 
     def waiting_for(self, state: State) -> tuple[str, ...]:
         """Return the names of the peers without whom this one cannot go on."""
@@ -102,84 +74,32 @@ class SequentialMachine:
         """Return what a peer that was restarted in this state has to begin anew; what it sends is in its outbox."""
         match state.phase:
             case Phase.BUILDING:
-                return (BuildInitial(),)
+                return (BuildInitial(into=turn_slot(0)),)
             case Phase.FETCHING:
                 return (Fetch(turn=state.turn - 1, message_id=state.notice),)
             case Phase.TRAINING:
-                return (Train(turn=self.terms.schedule.turn(state.turn)),)
+                return (self._train(self.terms.schedule.turn(state.turn)),)
             case Phase.ANSWERING_FINAL | Phase.AWAITING_DONES | Phase.ENDED:
-                return (KeepModel(turn=self.terms.schedule.turns),)
+                return (self._keep_model(state),)
         return ()
 
-    # --- the session ---------------------------------------------------------------------------------------------
+    def may_be_gone(self, state: State, kind: Kind) -> bool:  # noqa: ARG002 (in every state alike)
+        """Tell it of a DONE: the last peer removes its inbox once it has every DONE, so it got there before."""
+        return kind is Kind.DONE
 
-    def _on_started(self, state: State, event: Started) -> Step:
-        terms = self.terms
-        public = public_half(event.session_secret)
-        own_key = SessionKey(key=public, signature=terms.sign(session_key_bytes(terms.trial_id, terms.me, public)))
-        hello = Hello(
-            manifest=terms.manifest,
-            session_key=own_key.key,
-            session_signature=own_key.signature,
-            layout=terms.layout,
-            software=terms.software,
-        )
-        started = state.replace(
-            phase=Phase.AWAITING_HELLOS,
-            session_secret=event.session_secret,
-            session_keys=_with(state.session_keys, terms.me, own_key),
-            contributions=_with(state.contributions, terms.me, event.contribution),
-        )
-        return started, tuple(self._send(name, hello) for name in terms.others)
+    def progress(self, state: State) -> dict[str, Any]:
+        """Return the turn and how many there are."""
+        return {"turn": state.turn, "turns": self.terms.schedule.turns}
 
-    def _on_hello(self, state: State, event: Received) -> Step:
-        terms, hello = self.terms, _as(Hello, event)
-        if hello.manifest != terms.manifest:  # the header named our trial id: the runner compares other manifests
-            raise Malformed(f"A HELLO of {event.sender} names one trial and holds another.")
-        signed = session_key_bytes(terms.trial_id, event.sender, hello.session_key)
-        verify(terms.peers[event.sender], hello.session_signature, signed)
-        check_public(hello.session_key)  # here, where its sender is refused; later it would be whoever came last
-        if hello.layout != terms.layout:
-            raise ManifestMismatch(event.sender, ("the installed build of the model",))
-        theirs = SessionKey(key=hello.session_key, signature=hello.session_signature)
-        known = state.session_keys.get(event.sender)
-        if known is not None:
-            if known.key == theirs.key:
-                return state, ()
-            raise Equivocation(
-                f"{event.sender} sent two session keys for this trial: it lost its state, or its identity runs twice.",
-                hint="Ask that organisation; then start again with `ppdl-mq trial renew`.",
-            )
-        keys = _with(state.session_keys, event.sender, theirs)
-        if len(keys) < len(terms.peers):
-            return state.replace(session_keys=keys), ()
-        parts = [part for name in sorted(keys) for part in (name.encode(), keys[name].key, keys[name].signature)]
-        session_id = sha256(labels.SESSION_ID, terms.trial_id, *parts)
-        contribution = state.contributions[terms.me].reveal() if terms.uses_trial_key else b""
-        agreed = state.replace(phase=Phase.AWAITING_CONFIRMS, session_keys=keys, session_id=session_id)
-        return agreed, tuple(self._send(name, Confirm(contribution=contribution)) for name in terms.others)
-
-    def _on_confirm(self, state: State, event: Received) -> Step:
-        terms, confirm = self.terms, _as(Confirm, event)
-        if len(confirm.contribution) != (32 if terms.uses_trial_key else 0):
-            raise Malformed(f"The CONFIRM of {event.sender} has a contribution of the wrong length.")
-        theirs = Secret(confirm.contribution)
-        if event.sender in state.contributions:
-            if state.contributions[event.sender] == theirs:
-                return state, ()
-            raise Equivocation(f"{event.sender} confirmed the session twice, differently.")
-        contributions = _with(state.contributions, event.sender, theirs)
-        confirmed = state.replace(contributions=contributions)
-        if len(contributions) < len(terms.peers):
-            return confirmed, ()
-        if terms.me == terms.schedule.founder:
-            return confirmed.replace(phase=Phase.BUILDING, turn=0), (BuildInitial(),)
-        return self._await_next(confirmed, after=0), ()
+    def _on_confirmed(self, state: State) -> Step:
+        if self.terms.me == self.terms.schedule.founder:
+            return state.replace(phase=Phase.BUILDING, turn=0), (BuildInitial(into=turn_slot(0)),)
+        return self._await_next(state, after=0), ()
 
     # --- turns ---------------------------------------------------------------------------------------------------
 
     def _on_notice(self, state: State, event: Received) -> Step:
-        notice = _as(Notice, event)
+        notice = message_as(Notice, event)
         if not self._is_for_my_turn(state, event):
             return state, ()
         if not self.terms.uses_trial_key or state.notice not in (b"", notice.message_id):
@@ -190,10 +110,13 @@ class SequentialMachine:
     def _on_turn(self, state: State, event: Received) -> Step:
         if not self._is_for_my_turn(state, event):
             return state, ()
-        chain = checked_chain(self.terms, state, event, _as(TurnWeights, event).lineage)
+        lineage = message_as(TurnWeights, event).lineage
+        chain = checked_chain(self.terms, state, event, lineage)
         mine = self.terms.schedule.turn(state.turn)
         trains = state.replace(phase=Phase.TRAINING, chain=chain, notice=b"")
-        return trains, (Train(turn=mine), Forget(before_turn=event.turn))
+        records = _records(self.terms, trains, lineage.chain, lineage.anchor)
+        keeps = Adopt(slot=turn_slot(event.turn))
+        return trains, (*records, keeps, self._train(mine), Forget(before_turn=event.turn))
 
     def _on_trained(self, state: State, event: Trained) -> Step:
         terms = self.terms
@@ -203,20 +126,21 @@ class SequentialMachine:
         statement = turn_statement(state.session_id, event.turn, before, event.digest)
         stated = Statement(digest=event.digest, signature=terms.sign(statement))
         state = state.replace(chain=extended(terms, state.chain, (stated,)))
+        records = _records(terms, state, (stated,), before)
         if event.turn == terms.schedule.turns:
-            return self._finish(state)
+            return self._finish(state, records)
         following = terms.schedule.turn(event.turn + 1)
         if following.peer == terms.me:  # two turns in a row: nothing travels
-            return state.replace(phase=Phase.TRAINING, turn=following.number), (Train(turn=following),)
+            return state.replace(phase=Phase.TRAINING, turn=following.number), (*records, self._train(following))
         recipient = WEIGHTS if terms.uses_trial_key else following.peer
         handed = Send(
             recipient=recipient,
             reader=following.peer,
             turn=event.turn,
             message=TurnWeights(lineage=lineage_for(terms, state.chain, following.peer)),
-            weights_of=event.turn,
+            blob=_cut(state.chain, event.turn),
         )
-        return state.replace(phase=Phase.HANDING_OVER), (handed,)
+        return state.replace(phase=Phase.HANDING_OVER), (*records, handed)
 
     def _on_turn_sent(self, state: State, event: Sent) -> Step:
         if event.kind is not Kind.TURN or event.turn != state.turn:
@@ -258,7 +182,7 @@ class SequentialMachine:
 
     # --- the end -------------------------------------------------------------------------------------------------
 
-    def _finish(self, state: State) -> Step:
+    def _finish(self, state: State, records: tuple[Record, ...]) -> Step:
         terms = self.terms
         last = terms.schedule.turns
         finals = tuple(
@@ -267,22 +191,27 @@ class SequentialMachine:
                 reader=name,
                 turn=last,
                 message=FinalWeights(lineage=lineage_for(terms, state.chain, name)),
-                weights_of=last,
+                blob=_cut(state.chain, last),
             )
             for name in terms.others
         )
-        return state.replace(phase=Phase.AWAITING_DONES), (KeepModel(turn=last), *finals)
+        return state.replace(phase=Phase.AWAITING_DONES), (*records, self._keep_model(state), *finals)
 
     def _on_final(self, state: State, event: Received) -> Step:
         terms = self.terms
         if event.sender != terms.finisher or event.turn != terms.schedule.turns:
             raise OutOfTurn(f"{event.sender} sent a FINAL that is not its to send.")
-        chain = checked_chain(terms, state, event, _as(FinalWeights, event).lineage)
+        lineage = message_as(FinalWeights, event).lineage
+        chain = checked_chain(terms, state, event, lineage)
         statement = final_statement(state.session_id, event.turn, event.blob_digest)
         done = Done(digest=event.blob_digest, signature=terms.sign(statement))
         answered = state.replace(phase=Phase.ANSWERING_FINAL, chain=chain)
+        about = {"session": state.session_id, "turn": event.turn, "digest": event.blob_digest}
         return answered, (
-            KeepModel(turn=event.turn),
+            *_records(terms, answered, lineage.chain, lineage.anchor),
+            Record(by=terms.me, says="final", about=about, signature=done.signature),
+            Adopt(slot=turn_slot(event.turn)),
+            self._keep_model(answered),
             Forget(before_turn=event.turn),
             self._send(event.sender, done, turn=event.turn),
         )
@@ -296,7 +225,7 @@ class SequentialMachine:
         return self._note_finals(state, state.finals_confirmed | {event.recipient})
 
     def _on_done(self, state: State, event: Received) -> Step:
-        terms, done = self.terms, _as(Done, event)
+        terms, done = self.terms, message_as(Done, event)
         last = terms.schedule.turns
         verify(terms.peers[event.sender], done.signature, final_statement(state.session_id, last, done.digest))
         if done.digest != state.chain.digest_of(last):
@@ -306,7 +235,9 @@ class SequentialMachine:
         answered = state.replace(dones=state.dones | {event.sender})
         noted, effects = self._note_finals(answered, state.finals_confirmed | {event.sender})
         ended = _ended(noted) if len(noted.dones) == len(terms.others) else noted
-        return ended, (Withdraw(reader=event.sender), *effects)
+        about = {"session": state.session_id, "turn": last, "digest": done.digest}
+        record = Record(by=event.sender, says="final", about=about, signature=done.signature)
+        return ended, (record, Withdraw(reader=event.sender), *effects)
 
     def _note_finals(self, state: State, confirmed: frozenset[str]) -> Step:
         """Note which FINALs have arrived; with the last of them `weights` is no longer needed by anyone."""
@@ -316,46 +247,58 @@ class SequentialMachine:
 
     # --- lost messages -------------------------------------------------------------------------------------------
 
-    def _on_resend(self, state: State, event: Received) -> Step:
-        return state, (PublishAgain(reader=event.sender),)
-
     def _on_overdue(self, state: State, _: Overdue) -> Step:
         asked = tuple(self._send(name, Resend(), ordinal=state.resends) for name in self.waiting_for(state))
         return state.replace(resends=state.resends + 1), asked
 
-    def _ignore(self, state: State, _: Event) -> Step:
-        return state, ()
+    def _train(self, turn: Turn) -> Train:
+        return Train(turn=turn, base=turn_slot(turn.number - 1), into=turn_slot(turn.number))
 
-    def _send(self, recipient: str, message: Message, *, turn: int = 0, ordinal: int = 0) -> Send:
-        return Send(recipient=recipient, reader=recipient, turn=turn, message=message, ordinal=ordinal)
+    def _keep_model(self, state: State) -> KeepModel:
+        last = self.terms.schedule.turns
+        return KeepModel(slot=turn_slot(last), digest=state.chain.digest_of(last))
 
 
-def row_of(event: Event) -> str:
-    """Return the name of the event's row in the table: a message's kind, or the event itself."""
-    return event.message.kind.name if isinstance(event, Received) else type(event).__name__
+def turn_slot(turn: int) -> Slot:
+    """Return the name of the weights that a turn ended with."""
+    return Slot("turn", turn)
+
+
+def _cut(chain: Chain, turn: int) -> Cut:
+    return Cut(turn_slot(turn), chain.digest_of(turn))
+
+
+def _records(terms: Terms, state: State, statements: tuple[Statement, ...], before: bytes) -> tuple[Record, ...]:
+    """Return the transcript's entries of the newest statements of a state's chain."""
+    records = []
+    first = state.chain.last_turn + 1 - len(statements)
+    for turn, stated in enumerate(statements, start=first):
+        about = {"session": state.session_id, "turn": turn, "before": before, "digest": stated.digest}
+        maker = terms.schedule.turn(max(turn, 1)).peer
+        records.append(Record(by=maker, says="turn", about=about, signature=stated.signature))
+        before = stated.digest
+    return tuple(records)
 
 
 def _ended(state: State) -> State:
-    """Return the last state, in which no secret of the session is left."""
-    return state.replace(phase=Phase.ENDED, session_secret=None, contributions=MappingProxyType({}))
-
-
-def _with(mapping: Mapping[str, Any], name: str, value: Any) -> Mapping[str, Any]:
-    return MappingProxyType({**mapping, name: value})
-
-
-def _as(wanted: type[Any], event: Received) -> Any:
-    assert isinstance(event.message, wanted), "the table sent an event to the wrong handler"
-    return event.message
+    return state.without_secrets().replace(phase=Phase.ENDED)
 
 
 _M = SequentialMachine
-_IN_SESSION: Final = tuple(phase for phase in Phase if phase not in (Phase.NEW, Phase.AWAITING_HELLOS))
-_RUNNING: Final = tuple(phase for phase in Phase if phase not in (Phase.NEW, Phase.ENDED))
-_AFTER_CONFIRMS: Final = tuple(phase for phase in _IN_SESSION if phase not in (Phase.AWAITING_CONFIRMS, Phase.ENDED))
+_AFTER_CONFIRMS: Final = (
+    Phase.BUILDING,
+    Phase.AWAITING_TURN,
+    Phase.FETCHING,
+    Phase.TRAINING,
+    Phase.HANDING_OVER,
+    Phase.AWAITING_FINAL,
+    Phase.ANSWERING_FINAL,
+    Phase.AWAITING_DONES,
+)
+_RUNNING: Final = (Phase.AWAITING_HELLOS, Phase.AWAITING_CONFIRMS, *_AFTER_CONFIRMS)
 _BUSY: Final = (Phase.BUILDING, Phase.TRAINING)
 
-TABLE: Final[Mapping[tuple[Phase, str], Handler]] = MappingProxyType(
+TABLE: Final[Table] = MappingProxyType(
     {(phase, "Sent"): _M._ignore for phase in (*_RUNNING, Phase.ENDED)}
     | {(phase, "Overdue"): _M._on_overdue for phase in _RUNNING}
     | {(phase, "RESEND"): _M._on_resend for phase in _RUNNING}
@@ -381,3 +324,5 @@ TABLE: Final[Mapping[tuple[Phase, str], Handler]] = MappingProxyType(
         (Phase.AWAITING_DONES, "DONE"): _M._on_done,
     }
 )
+
+SequentialMachine.table = TABLE

@@ -1,41 +1,12 @@
-"""Where a peer stands in a trial: one frozen value, that the journal can keep."""
+"""Where a peer stands in a sequential trial: one frozen value, that the journal can keep."""
 
 from __future__ import annotations
 
-import dataclasses
-import enum
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from types import MappingProxyType
+from dataclasses import dataclass
 from typing import Any, Self
 
-from ppdl_mq.crypto.secret import Secret
+from ppdl_mq.protocol.session import SessionState
 from ppdl_mq.wire.messages import Statement
-
-
-class Phase(enum.Enum):
-    """What the peer knows and what it waits for."""
-
-    NEW = "new"
-    AWAITING_HELLOS = "awaiting hellos"
-    AWAITING_CONFIRMS = "awaiting confirms"
-    BUILDING = "building the initial weights"
-    AWAITING_TURN = "awaiting turn"
-    FETCHING = "fetching the weights"
-    TRAINING = "training"
-    HANDING_OVER = "handing over"
-    AWAITING_FINAL = "awaiting final"
-    ANSWERING_FINAL = "answering final"
-    AWAITING_DONES = "awaiting dones"
-    ENDED = "ended"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SessionKey:
-    """A peer's signed key for the session: 32 and 64 bytes."""
-
-    key: bytes
-    signature: bytes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,47 +48,26 @@ class Chain:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class State:
-    """Everything a machine remembers.
+class State(SessionState):
+    """Everything a sequential machine remembers.
 
     Args:
-        phase: where it stands.
-        session_secret: this peer's X25519 secret for the session; None before the start and after the end.
-        session_keys: by name, as they come in; this peer's own from the start.
-        contributions: to the trial key, by name; secret, and dropped at the end.
-        session_id: 32 bytes once all session keys are known.
         turn: the turn of this peer that it awaits, trains or hands over; 0 while building.
         notice: message id of the TURN that rests at `weights` for this peer; 16 bytes, or none.
         chain: the newest statements.
         finals_confirmed: peers whose FINAL the relay has.
         dones: peers that answered.
-        resends: how often others were asked to send again; makes each request a new message.
     """
 
-    phase: Phase = Phase.NEW
-    session_secret: Secret | None = None
-    session_keys: Mapping[str, SessionKey] = field(default_factory=lambda: MappingProxyType({}))
-    contributions: Mapping[str, Secret] = field(default_factory=lambda: MappingProxyType({}))
-    session_id: bytes = b""
     turn: int = 0
     notice: bytes = b""
     chain: Chain = Chain()
     finals_confirmed: frozenset[str] = frozenset()
     dones: frozenset[str] = frozenset()
-    resends: int = 0
-
-    def replace(self, **changes: Any) -> Self:
-        """Return this state with some fields changed."""
-        return dataclasses.replace(self, **changes)
 
     def as_data(self) -> dict[str, Any]:
-        """Return the state as plain data, secrets included: it is for the sealed journal only."""
-        return {
-            "phase": self.phase.value,
-            "session_secret": self.session_secret.reveal() if self.session_secret else b"",
-            "session_keys": {name: [held.key, held.signature] for name, held in self.session_keys.items()},
-            "contributions": {name: held.reveal() for name, held in self.contributions.items()},
-            "session_id": self.session_id,
+        """Return the state as plain data; what must be erased in time stands under `secrets`."""
+        return SessionState.as_data(self) | {
             "turn": self.turn,
             "notice": self.notice,
             "chain_before": self.chain.before,
@@ -125,21 +75,13 @@ class State:
             "chain": [[statement.digest, statement.signature] for statement in self.chain.statements],
             "finals_confirmed": sorted(self.finals_confirmed),
             "dones": sorted(self.dones),
-            "resends": self.resends,
         }
 
     @classmethod
     def from_data(cls, data: dict[str, Any]) -> Self:
         """Return the state that `as_data` described."""
         return cls(
-            phase=Phase(data["phase"]),
-            session_secret=Secret(data["session_secret"]) if data["session_secret"] else None,
-            session_keys={
-                name: SessionKey(key=key, signature=signature)
-                for name, (key, signature) in data["session_keys"].items()
-            },
-            contributions={name: Secret(held) for name, held in data["contributions"].items()},
-            session_id=data["session_id"],
+            **cls.session_fields(data),
             turn=data["turn"],
             notice=data["notice"],
             chain=Chain(
@@ -149,5 +91,4 @@ class State:
             ),
             finals_confirmed=frozenset(data["finals_confirmed"]),
             dones=frozenset(data["dones"]),
-            resends=data["resends"],
         )

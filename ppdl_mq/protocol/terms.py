@@ -6,11 +6,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal, Self
 
-from ppdl_mq.config.manifest import Manifest
+from ppdl_mq.config import limits
+from ppdl_mq.config.manifest import Averaging, Manifest
 from ppdl_mq.crypto.identity import Identity, PublicIdentity
 from ppdl_mq.errors import IdentityError
 from ppdl_mq.protocol.schedule import Schedule
-from ppdl_mq.wire.kinds import Kind
+from ppdl_mq.wire.kinds import Kind, kinds_of
 from ppdl_mq.wire.trial_id import manifest_bytes, trial_id
 
 WEIGHTS = "weights"
@@ -29,21 +30,25 @@ class Terms:
         software: for people.
         peers: every peer's pinned public identity.
         schedule: whose turn it is.
+        averaging: the manifest's rules of masked-average; None in the other protocols.
+        words: of the ring vector that the model's weights become; 0 in the other protocols.
         sign: signs with this peer's identity, 64 bytes; Ed25519 has no randomness, so the machine stays a function.
     """
 
     me: str
-    protocol: Literal["server-aided", "fully-connected"]
+    protocol: Literal["server-aided", "fully-connected", "masked-average"]
     trial_id: bytes
     manifest: bytes
     layout: bytes
     software: str
     peers: Mapping[str, PublicIdentity]
     schedule: Schedule
+    averaging: Averaging | None = None
+    words: int = 0
     sign: Callable[[bytes], bytes] = field(repr=False, compare=False)
 
     @classmethod
-    def of(cls, manifest: Manifest, identity: Identity, *, layout: bytes, software: str) -> Self:
+    def of(cls, manifest: Manifest, identity: Identity, *, layout: bytes, software: str, words: int = 0) -> Self:
         """Return the terms of `manifest` for the peer of this identity.
 
         Raises:
@@ -68,6 +73,8 @@ class Terms:
             software=software,
             peers=peers,
             schedule=schedule,
+            averaging=manifest.averaging,
+            words=words,
             sign=identity.sign,
         )
 
@@ -97,12 +104,49 @@ class Terms:
 
     def kinds(self) -> frozenset[Kind]:
         """Return the kinds of message that this protocol has."""
-        return frozenset(Kind) if self.uses_trial_key else frozenset(Kind) - {Kind.NOTICE}
+        return kinds_of(self.protocol)
 
     @property
     def uses_trial_key(self) -> bool:
         """Whether weights rest at the relay under one key of all peers."""
         return self.protocol == "server-aided"
+
+    @property
+    def is_masked(self) -> bool:
+        """Whether peers train at once and learn the average only."""
+        return self.protocol == "masked-average"
+
+    def may_name(self, kind: Kind, sender: str, turn: int, attempt: int) -> bool:
+        """Tell whether a header of this kind and sender may name this turn or step, and attempt.
+
+        Source: docs/PROTOCOL.md, sections 5 and 13.5.
+        """
+        schedule = self.schedule
+        if kind in (Kind.TURN, Kind.NOTICE):
+            is_between_us = 1 <= turn < schedule.turns and schedule.turn(turn + 1).peer == self.me
+            return is_between_us and schedule.turn(turn).peer == sender and not attempt
+        if kind in (Kind.FINAL, Kind.DONE):
+            return turn == schedule.turns and not attempt
+        if kind in (Kind.DROP, Kind.LEAVE):
+            return 1 <= turn <= self.steps + 1 and not attempt
+        if kind.in_attempt:
+            return 1 <= turn <= self.steps and attempt <= limits.MAX_ATTEMPTS
+        return turn == attempt == 0 and (kind is not Kind.INITIAL or sender == self.first)
+
+    @property
+    def first(self) -> str:
+        """The first peer by name, which builds the initial weights of masked-average."""
+        return min(self.peers)
+
+    @property
+    def rounds(self) -> int:
+        """How often each peer trains."""
+        return self.schedule.epochs * self.schedule.turns_per_epoch
+
+    @property
+    def steps(self) -> int:
+        """The number of steps of masked-average, and of the last one."""
+        return 2 * self.rounds
 
     @property
     def finisher(self) -> str:

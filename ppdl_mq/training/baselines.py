@@ -11,13 +11,15 @@ import torch
 
 from ppdl_mq.config.manifest import Manifest
 from ppdl_mq.numeric import flatten
-from ppdl_mq.protocol.schedule import Schedule
+from ppdl_mq.protocol.schedule import Schedule, Turn
 from ppdl_mq.training import determinism, loop, order, plugin
 from ppdl_mq.training.data.samples import Split, concatenate
 from ppdl_mq.training.rate import learning_rate
 from ppdl_mq.training.worker import Worker
 
 AfterEpoch = Callable[[int, bytearray], None]  # the epoch, from 0, and the weights after it
+AfterRound = Callable[[int, bytearray], None]  # the round, from 1, and the average after it
+State = dict[str, torch.Tensor]
 
 
 def alone(
@@ -103,3 +105,66 @@ def pooled_shuffled(
             if after_epoch is not None:
                 after_epoch(epoch, flatten.flatten(module))
     return flatten.flatten(module)
+
+
+def federated_averaging(
+    manifest: Manifest,
+    workers: Mapping[str, Worker],
+    sample_seeds: Mapping[str, bytes],
+    *,
+    weights: Mapping[str, float] | None = None,
+    after_round: AfterRound | None = None,
+) -> bytearray:
+    """Return the weights of plain federated averaging: what masked-average computes, with nothing masked.
+
+    In each round every peer trains from the last average, and their states are averaged in float64.
+
+    Args:
+        manifest: of the trial.
+        workers: by peer; they lend their samples.
+        sample_seeds: by peer, 32 bytes each.
+        weights: what each peer counts for, positive; None for all alike.
+        after_round: is told the average after each round.
+    """
+    training = manifest.training
+    names = sorted(workers)
+    shares = {name: 1.0 if weights is None else float(weights[name]) for name in names}
+    device = workers[names[0]].device
+    module = plugin.build_model(manifest.model, training).to(device)
+    agreed = _copied(module.state_dict())
+    for number in range(1, training.epochs * training.turns_per_epoch + 1):
+        epoch, cycle = divmod(number - 1, training.turns_per_epoch)
+        sums: State = {}
+        for name in names:
+            worker, seed = workers[name], sample_seeds[name]
+            turn = Turn(number=number, epoch=epoch, cycle=cycle, ordinal=number - 1, peer=name)
+            module.load_state_dict(agreed)
+            with determinism.seeded(order.turn_seed(seed, turn), device):
+                loop.run(
+                    module,
+                    loop.sgd(module, training, epoch),
+                    worker.loss,
+                    worker.train_samples,
+                    order.turn_batches(training, turn, seed, rows=worker.rows),
+                    device=device,
+                )
+            for key, tensor in module.state_dict().items():
+                # On the CPU: not every accelerator has float64.
+                wide = tensor.detach().cpu().to(torch.complex128 if tensor.is_complex() else torch.float64)
+                sums[key] = sums[key] + shares[name] * wide if key in sums else shares[name] * wide
+        total = sum(shares.values())
+        agreed = {key: _rounded(each / total, agreed[key].dtype) for key, each in sums.items()}
+        module.load_state_dict(agreed)
+        if after_round is not None:
+            after_round(number, flatten.flatten(module))
+    return flatten.flatten(module)
+
+
+def _copied(state: Mapping[str, torch.Tensor]) -> State:
+    return {key: tensor.detach().cpu().clone() for key, tensor in state.items()}
+
+
+def _rounded(mean: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """Return a float64 or complex128 mean in the dtype of what was averaged; integers are the nearest, ties to even."""
+    is_integer = not (dtype.is_floating_point or dtype.is_complex)
+    return (torch.round(mean) if is_integer else mean).to(dtype)

@@ -6,7 +6,7 @@ Source: docs/PROTOCOL.md, section 3.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from typing import Final
 
@@ -16,13 +16,14 @@ from ppdl_mq.config import limits
 from ppdl_mq.crypto import labels
 from ppdl_mq.crypto.hashing import framed
 from ppdl_mq.crypto.identity import PublicIdentity, verify
-from ppdl_mq.crypto.seal import Random, open_sealed, seal
+from ppdl_mq.crypto.seal import NONCE_BYTES, Random, open_sealed, seal
 from ppdl_mq.crypto.secret import Secret
 from ppdl_mq.errors import Malformed
 from ppdl_mq.wire.header import Header, split_part
 from ppdl_mq.wire.kinds import FIXED_BODY_BYTES
 from ppdl_mq.wire.messages import SIGNATURE_BYTES, Message, decode_meta, encode_meta
 
+NONCE_BASE_BYTES: Final = 20
 _LENGTH_BYTES: Final = 4
 NO_BLOB: Final = memoryview(b"")
 
@@ -61,9 +62,13 @@ def seal_parts(
     *,
     blob: memoryview = NO_BLOB,
     blob_digest: bytes | None = None,
+    nonce_base: bytes | None = None,
     random: Random = system_random,
-) -> Iterator[bytes]:
+) -> Generator[bytes, None, None]:
     """Yield the parts of a message, each sealed and ready for the relay.
+
+    With the same arguments, nonce base included, they are the same bytes: a message can be sealed anew wherever it has
+    to be published again.
 
     Args:
         header: of any part; `body_bytes` as the function of that name says.
@@ -72,8 +77,12 @@ def seal_parts(
         sign: signs with the sender's identity, 64 bytes.
         blob: the weights, read once and in order.
         blob_digest: their SHA-256, where it is known already.
-        random: draws the nonces.
+        nonce_base: 20 bytes, drawn for this message alone; drawn here where there is none. The same base must never
+            serve another message, or the same one with another byte in it.
+        random: draws it.
     """
+    base = random(NONCE_BASE_BYTES) if nonce_base is None else nonce_base
+    assert len(base) == NONCE_BASE_BYTES, "a nonce is 20 bytes of the message and 4 of the part"
     meta = encode_meta(message)
     digest = blob_digest or hashlib.sha256(blob).digest()
     signature = sign(_signed_bytes(header, meta, digest))
@@ -84,7 +93,9 @@ def seal_parts(
         of_part = header.of_part(part)
         associated = of_part.encode()
         start = part * header.stride
-        yield associated + seal(key, body.slice(start, start + of_part.part_bytes), associated, random=random)
+        plaintext = body.slice(start, start + of_part.part_bytes)
+        # Unique for each key: the base is random for each message, and no two parts of it have one number.
+        yield associated + seal(key, plaintext, associated, random=_nonce_of(base, part))
 
 
 def open_part(key: Secret, part: bytes) -> bytes:
@@ -146,7 +157,7 @@ def read_body(header: Header, body: memoryview, sender: PublicIdentity, *, blob_
     blob_bytes = len(body) - blob_offset - SIGNATURE_BYTES
     if meta_bytes > limits.MAX_META_BYTES or blob_bytes < 0 or len(body) != header.body_bytes:
         raise Malformed("The lengths in a message's body do not fit.")
-    if blob_bytes and not header.kind.carries_weights:
+    if blob_bytes and not header.kind.carries_blob:
         raise Malformed(f"A {header.kind.name} carries weights.")
     meta = bytes(body[_LENGTH_BYTES:blob_offset])
     blob_digest = blob_digest or hashlib.sha256(body[blob_offset : blob_offset + blob_bytes]).digest()
@@ -160,6 +171,10 @@ def read_body(header: Header, body: memoryview, sender: PublicIdentity, *, blob_
         blob_digest=blob_digest,
         signature=signature,
     )
+
+
+def _nonce_of(base: bytes, part: int) -> Random:
+    return lambda _: base + part.to_bytes(NONCE_BYTES - NONCE_BASE_BYTES, "big")
 
 
 def _signed_bytes(header: Header, meta: bytes, blob_digest: bytes) -> bytes:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
-from typing import Any, ClassVar, cast
+from typing import Any, ClassVar, Final, cast
 
 from ppdl_mq.config import limits
 from ppdl_mq.errors import Malformed
@@ -13,6 +14,7 @@ from ppdl_mq.wire.kinds import Kind
 DIGEST_BYTES = 32
 SIGNATURE_BYTES = 64
 MAX_SOFTWARE_BYTES = 200
+NAME: Final = re.compile(r"[a-z0-9][a-z0-9-]{0,31}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -125,7 +127,224 @@ class Resend:
     kind: ClassVar[Kind] = Kind.RESEND
 
 
-Message = Hello | Confirm | TurnWeights | Notice | FinalWeights | Done | Resend
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InitialWeights:
+    """The weights that masked-average begins with; they are the message's blob."""
+
+    kind: ClassVar[Kind] = Kind.INITIAL
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Commit:
+    """What its sender will send in an attempt.
+
+    Args:
+        context: canonical bytes of the attempt's context.
+        shards: SHA-256 of each shard of the masked vector, by index.
+        mask: 32 bytes, commits to the seed of the sender's own mask.
+        signature: 64 bytes, over all of it.
+    """
+
+    kind: ClassVar[Kind] = Kind.COMMIT
+    context: bytes
+    shards: tuple[bytes, ...]
+    mask: bytes
+    signature: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MaskedShard:
+    """A shard of the sender's masked vector; it is the message's blob.
+
+    Args:
+        context: digest of the attempt's context, 32 bytes.
+        shard: its index.
+    """
+
+    kind: ClassVar[Kind] = Kind.MASKED
+    context: bytes
+    shard: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Receipt:
+    """The sender holds all commitments, and the shards that it is to hold.
+
+    Args:
+        context: digest, 32 bytes.
+        commitments: digest of all commitments, 32 bytes.
+        signature: 64 bytes, over both.
+    """
+
+    kind: ClassVar[Kind] = Kind.RECEIPT
+    context: bytes
+    commitments: bytes
+    signature: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Release:
+    """The seed of a member's own mask, with the receipts that make it right to give it away.
+
+    Args:
+        context: digest, 32 bytes.
+        member: whose seed; the sender's own, or one that was lost.
+        mask: the seed, 32 bytes.
+        receipts: signatures of all members' receipts, by index.
+    """
+
+    kind: ClassVar[Kind] = Kind.RELEASE
+    context: bytes
+    member: str
+    mask: bytes
+    receipts: tuple[bytes, ...]
+
+    def __repr__(self) -> str:
+        return f"Release(member={self.member!r}, mask=<redacted>)"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SumShard:
+    """A shard of the sum; it is the message's blob.
+
+    Args:
+        context: digest, 32 bytes.
+        shard: its index.
+        signature: 64 bytes, over context, shard and the blob's digest.
+    """
+
+    kind: ClassVar[Kind] = Kind.SUM
+    context: bytes
+    shard: int
+    signature: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SignedSum:
+    """Who signed what for a shard of the sum.
+
+    Args:
+        shard: its index.
+        maker: name of the signer.
+        digest: SHA-256 of the shard.
+        signature: 64 bytes.
+    """
+
+    shard: int
+    maker: str
+    digest: bytes
+    signature: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Agree:
+    """What the step came to, as the sender computed it.
+
+    Args:
+        context: digest, 32 bytes.
+        digest: SHA-256 of the new weights, or of the summed words of an evaluation.
+        sums: what it was computed from, one for each shard that is not empty.
+        signature: 64 bytes, over context, digest and the digest of all commitments.
+    """
+
+    kind: ClassVar[Kind] = Kind.AGREE
+    context: bytes
+    digest: bytes
+    sums: tuple[SignedSum, ...]
+    signature: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Abandon:
+    """The sender gives an attempt up, and releases in it only if another did.
+
+    Args:
+        overflow: a value of the sender does not fit the ring.
+        signature: 64 bytes.
+    """
+
+    kind: ClassVar[Kind] = Kind.ABANDON
+    overflow: bool
+    signature: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Drop:
+    """People at the sender's organisation decided to go on without a peer.
+
+    Args:
+        name: of that peer.
+        signature: 64 bytes.
+    """
+
+    kind: ClassVar[Kind] = Kind.DROP
+    name: str
+    signature: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Leave:
+    """The sender's farewell.
+
+    Args:
+        signature: 64 bytes.
+    """
+
+    kind: ClassVar[Kind] = Kind.LEAVE
+    signature: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Demand:
+    """Show me what you added up.
+
+    Args:
+        context: digest, 32 bytes.
+        shard: index of the sum shard.
+    """
+
+    kind: ClassVar[Kind] = Kind.DEMAND
+    context: bytes
+    shard: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Proof:
+    """One of the shards that were added up; it is the message's blob.
+
+    Args:
+        context: digest, 32 bytes.
+        shard: its index.
+        member: whose masked vector it is from.
+    """
+
+    kind: ClassVar[Kind] = Kind.PROOF
+    context: bytes
+    shard: int
+    member: str
+
+
+Message = (
+    Hello
+    | Confirm
+    | TurnWeights
+    | Notice
+    | FinalWeights
+    | Done
+    | Resend
+    | InitialWeights
+    | Commit
+    | MaskedShard
+    | Receipt
+    | Release
+    | SumShard
+    | Agree
+    | Abandon
+    | Drop
+    | Leave
+    | Demand
+    | Proof
+)
 
 
 def encode_meta(message: Message) -> bytes:
@@ -134,6 +353,16 @@ def encode_meta(message: Message) -> bytes:
         case TurnWeights(lineage=lineage) | FinalWeights(lineage=lineage):
             chain = [[statement.digest, statement.signature] for statement in lineage.chain]
             return canonical.encode({"anchor": lineage.anchor, "chain": chain})
+        case Agree(sums=sums):
+            listed = [[each.shard, each.maker, each.digest, each.signature] for each in sums]
+            return canonical.encode(
+                {
+                    "context": message.context,
+                    "digest": message.digest,
+                    "sums": listed,
+                    "signature": message.signature,
+                }
+            )
         case _:
             return canonical.encode({name: getattr(message, name) for name in message.__slots__})
 
@@ -172,6 +401,49 @@ def decode_meta(kind: Kind, meta: bytes) -> Message:
             )
         case Kind.RESEND:
             message = Resend()
+        case Kind.INITIAL:
+            message = InitialWeights()
+        case Kind.COMMIT:
+            message = Commit(
+                context=fields.binary("context", at_most=limits.MAX_CONTEXT_BYTES),
+                shards=fields.binaries("shards", exactly=DIGEST_BYTES),
+                mask=fields.binary("mask", exactly=DIGEST_BYTES),
+                signature=fields.signature(),
+            )
+        case Kind.MASKED:
+            message = MaskedShard(context=fields.context(), shard=fields.index())
+        case Kind.RECEIPT:
+            message = Receipt(
+                context=fields.context(),
+                commitments=fields.binary("commitments", exactly=DIGEST_BYTES),
+                signature=fields.signature(),
+            )
+        case Kind.RELEASE:
+            message = Release(
+                context=fields.context(),
+                member=fields.name("member"),
+                mask=fields.binary("mask", exactly=32),
+                receipts=fields.binaries("receipts", exactly=SIGNATURE_BYTES),
+            )
+        case Kind.SUM:
+            message = SumShard(context=fields.context(), shard=fields.index(), signature=fields.signature())
+        case Kind.AGREE:
+            message = Agree(
+                context=fields.context(),
+                digest=fields.binary("digest", exactly=DIGEST_BYTES),
+                sums=fields.sums(),
+                signature=fields.signature(),
+            )
+        case Kind.ABANDON:
+            message = Abandon(overflow=fields.truth("overflow"), signature=fields.signature())
+        case Kind.DROP:
+            message = Drop(name=fields.name("name"), signature=fields.signature())
+        case Kind.LEAVE:
+            message = Leave(signature=fields.signature())
+        case Kind.DEMAND:
+            message = Demand(context=fields.context(), shard=fields.index())
+        case Kind.PROOF:
+            message = Proof(context=fields.context(), shard=fields.index(), member=fields.name("member"))
     fields.finish()
     return message
 
@@ -202,6 +474,55 @@ class _Fields:
             raise Malformed(f"'chain' of a {self._kind.name} is not a list of statements.")
         return Lineage(anchor=anchor, chain=tuple(self._statement(item) for item in chain))
 
+    def context(self) -> bytes:
+        return self.binary("context", exactly=DIGEST_BYTES)
+
+    def signature(self) -> bytes:
+        return self.binary("signature", exactly=SIGNATURE_BYTES)
+
+    def index(self) -> int:
+        value = self._take("shard")
+        if type(value) is not int or not 0 <= value < limits.MAX_PEERS:
+            raise Malformed(f"'shard' of a {self._kind.name} is not the index of a shard.")
+        return value
+
+    def truth(self, name: str) -> bool:
+        value = self._take(name)
+        if not isinstance(value, bool):
+            raise Malformed(f"{name!r} of a {self._kind.name} is not true or false.")
+        return value
+
+    def name(self, name: str) -> str:
+        value = self._take(name)
+        if not _is_name(value):
+            raise Malformed(f"{name!r} of a {self._kind.name} is not the name of a peer.")
+        return cast(str, value)
+
+    def binaries(self, name: str, *, exactly: int) -> tuple[bytes, ...]:
+        value = self._take(name)
+        if not isinstance(value, list) or not 1 <= len(value) <= limits.MAX_PEERS:
+            raise Malformed(f"{name!r} of a {self._kind.name} is not a list, one entry a member.")
+        if not all(isinstance(item, bytes) and len(item) == exactly for item in value):
+            raise Malformed(f"{name!r} of a {self._kind.name} has an entry of the wrong type or length.")
+        return tuple(value)
+
+    def sums(self) -> tuple[SignedSum, ...]:
+        value = self._take("sums")
+        if not isinstance(value, list) or not 1 <= len(value) <= limits.MAX_PEERS:
+            raise Malformed(f"'sums' of a {self._kind.name} is not a list, one entry a shard.")
+        return tuple(self._signed_sum(item) for item in value)
+
+    def _signed_sum(self, item: object) -> SignedSum:
+        match item:
+            case [int(shard), str(maker), bytes(digest), bytes(signature)] if (
+                type(shard) is int
+                and 0 <= shard < limits.MAX_PEERS
+                and _is_name(maker)
+                and (len(digest), len(signature)) == (DIGEST_BYTES, SIGNATURE_BYTES)
+            ):
+                return SignedSum(shard=shard, maker=maker, digest=digest, signature=signature)
+        raise Malformed(f"A sum in a {self._kind.name} has the wrong form.")
+
     def finish(self) -> None:
         if self._data:
             raise Malformed(f"A {self._kind.name} has {len(self._data)} field(s) too many.")
@@ -216,6 +537,10 @@ class _Fields:
         if name not in self._data:
             raise Malformed(f"A {self._kind.name} lacks {name!r}.")
         return self._data.pop(name)
+
+
+def _is_name(value: object) -> bool:
+    return isinstance(value, str) and NAME.fullmatch(value) is not None
 
 
 def _fits(size: int, exactly: int | None, at_most: int | None) -> bool:

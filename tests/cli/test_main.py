@@ -34,6 +34,7 @@ EVERY = dict(commands(main))
 
 def test_the_words_of_the_issue_are_there() -> None:
     words = "identity new|identity show|trial new|trial add-peer|trial check|trial renew|peer new|peer run|peer status"
+    words += "|peer drop|peer leave"
     for command in f"{words}|relay check|relay purge|demo|bench".split("|"):
         assert tuple(command.split()) in EVERY
 
@@ -56,7 +57,14 @@ def test_no_command_takes_a_secret_as_an_argument() -> None:
 
 @pytest.mark.parametrize(
     "arguments",
-    [["--help"], ["peer", "run", "--help"], ["demo", "--help"], ["trial", "check", "missing.toml"]],
+    [
+        ["--help"],
+        ["peer", "run", "--help"],
+        ["peer", "drop", "basel", "--config", "missing.toml"],
+        ["peer", "leave", "--config", "missing.toml"],
+        ["demo", "--help"],
+        ["trial", "check", "missing.toml"],
+    ],
     ids=" ".join,
 )
 def test_what_a_command_does_not_need_is_not_imported(arguments: list[str]) -> None:
@@ -104,7 +112,10 @@ def test_exit_codes_of_each_branch() -> None:
         errors.ManifestError: 3,
         errors.PassphraseError: 4,
         errors.NotFinite: 5,
+        errors.Overflow: 5,
         errors.RelayRefused: 6,
+        errors.TooFewPeers: 7,
+        errors.Dropped: 7,
         errors.ManifestMismatch: 7,
         errors.AlreadyRunning: 8,
         errors.InboxTaken: 8,

@@ -36,6 +36,19 @@ def test_exactly_the_fields_that_differ(changes: dict[str, Any], fields: tuple[s
     assert between(changes) == fields
 
 
+def test_the_rules_of_masked_average_differ_by_name() -> None:
+    masked: dict[str, Any] = {"protocol": "masked-average"}
+    mine = manifest_from_data(manifest_data(masked)).as_data()
+    assert differences(mine, mine) == ()
+    theirs = masked | {"averaging": {"weighting": "secret", "min_peers": 2, "head_room": 4}}
+    fields = ("averaging.head_room", "averaging.weighting", "averaging.word")
+    assert differences(mine, manifest_from_data(manifest_data(theirs)).as_data()) == fields
+    assert differences(mine, manifest_from_data(manifest_data()).as_data()) == ("averaging", "protocol")
+    samples = {"peers.0.samples": 5, "peers.1.samples": 5, "averaging": {"weighting": "declared"}}
+    fields = ("averaging.weighting", "peers.basel.samples", "peers.mercy.samples")
+    assert differences(mine, manifest_from_data(manifest_data(masked | samples)).as_data()) == fields
+
+
 def test_many_differences_are_cut_and_odd_names_hidden() -> None:
     many = between({f"model.arguments.x{number}": 1 for number in range(1000)})
     assert len(many) == limits.MAX_DIFFERENCES

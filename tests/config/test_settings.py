@@ -42,9 +42,24 @@ def test_the_order_of_samples_is_fixed_in_a_rehearsal_only(tmp_path: Path) -> No
     assert settings.sample_seed == 1
 
 
+def test_how_often_sums_are_recomputed(tmp_path: Path) -> None:
+    assert read_settings(write(tmp_path, VALID)).audit_rate == 0.05
+    for rate in (0, 0.5, 1):
+        assert read_settings(write(tmp_path, f"audit_rate = {rate}\n{VALID}")).audit_rate == rate
+
+
+def test_the_commented_settings_show_the_defaults(tmp_path: Path) -> None:
+    text = written().replace("# audit_rate", "audit_rate")
+    assert read_settings(write(tmp_path, text)) == read_settings(write(tmp_path, written()))
+
+
 @pytest.mark.parametrize(
     ("text", "field"),
     [
+        ("audit_rate = 1.1\n" + VALID, "audit_rate"),
+        ("audit_rate = -0.1\n" + VALID, "audit_rate"),
+        ("audit_rate = nan\n" + VALID, "audit_rate"),
+        ('audit_rate = "often"\n' + VALID, "audit_rate"),
         ('device = "gpu"\n' + VALID, "device"),
         ("colour = 1\n" + VALID, "colour"),
         (VALID.replace('"embedded:relay.sqlite"', "5"), "broker.url"),
@@ -70,8 +85,9 @@ def test_a_mistyped_password_is_not_repeated(tmp_path: Path) -> None:
     assert caught.value.hint == "Did you mean broker.password_env?"
 
 
-def test_the_written_settings_are_read_back(tmp_path: Path) -> None:
-    text = settings_text(
+def written() -> str:
+    """What `ppdl-mq peer new` writes for odd names."""
+    return settings_text(
         identity=Path('odd "name".key'),
         state_dir=Path("state"),
         device="cuda:1",
@@ -81,7 +97,10 @@ def test_the_written_settings_are_read_back(tmp_path: Path) -> None:
         data="company.data:rows",
         data_arguments={"path": "a b.csv", "label": -1, "odd key": {"x": [1, "é"]}},
     )
-    settings = read_settings(write(tmp_path, text))
+
+
+def test_the_written_settings_are_read_back(tmp_path: Path) -> None:
+    settings = read_settings(write(tmp_path, written()))
     assert settings.identity == tmp_path / 'odd "name".key'
     assert settings.broker.password_env == "BROKER_PASSWORD"
     assert settings.broker.declare is False

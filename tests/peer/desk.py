@@ -52,6 +52,7 @@ class Moment:
             "session_id": NO_SESSION if kind.before_session else self.sender_state.session_id,
             "message_id": self.letter.message_id,
             "turn": send.turn,
+            "attempt": send.attempt,
             "body_bytes": body_bytes(send.message, len(self.weights)),
             "stride": 2_000,
             "sender": self.letter.sender,
@@ -72,9 +73,9 @@ class Moment:
 
 def weights_of(world: World, letter: Letter) -> bytes:
     """What the world's made-up training is the digest of: see `tests.protocol.world.trained`."""
-    turn = letter.send.weights_of
-    if turn is None:
+    if letter.send.blob is None:
         return b""
+    turn = letter.send.blob.slot.step
     chain = world.peers[letter.sender].state.chain
     return chain.digest_of(turn - 1) + turn.to_bytes(4, "big")
 
@@ -90,7 +91,7 @@ def moments(protocol: str) -> dict[Kind, Moment]:
                 kind = letter.send.message.kind
                 if kind not in found and _is_of_use(peer.machine, peer.state, letter):
                     sender = world.peers[letter.sender]
-                    if letter.send.weights_of != 0 and sender.state.session_secret is not None:
+                    if sender.state.session_secret is not None or sender.state.pair_keys:
                         found[kind] = Moment(
                             letter=letter,
                             reader=reader,
@@ -129,6 +130,7 @@ class Desk:
             journal,
             self.blobs,
             weights_bytes=WEIGHTS_BYTES,
+            blob_bytes=WEIGHTS_BYTES,
             chunk_bytes=CHUNK_BYTES,
         )
 
@@ -172,11 +174,11 @@ class Desk:
 
     def traces(self) -> dict[str, int]:
         """How many rows the refused have left behind, outside of the quarantine."""
-        tables = ("incoming", "incoming_part", "parked", "seen", "blob", "weights")
+        tables = ("incoming", "incoming_part", "parked", "seen", "blob", "slot")
         return {table: self.journal.db.execute(f"SELECT count(*) FROM {table}").fetchone()[0] for table in tables}
 
 
-NO_TRACE = dict.fromkeys(("incoming", "incoming_part", "parked", "seen", "blob", "weights"), 0)
+NO_TRACE = dict.fromkeys(("incoming", "incoming_part", "parked", "seen", "blob", "slot"), 0)
 
 
 @contextmanager

@@ -24,7 +24,7 @@ from ppdl_mq.errors import Equivocation, NotTaken
 from ppdl_mq.peer import runner
 from ppdl_mq.peer.intake import Arrived, Intake
 from ppdl_mq.peer.journal import Journal
-from ppdl_mq.protocol.state import Phase
+from ppdl_mq.protocol.phases import Phase
 from ppdl_mq.protocol.terms import WEIGHTS
 from ppdl_mq.training.worker import TurnResult, Worker
 from ppdl_mq.transport.base import Delivery

@@ -16,9 +16,11 @@ from ppdl_mq.errors import AlreadyRunning, JournalError
 from ppdl_mq.peer import runner
 from ppdl_mq.peer.blobs import INLINE_BYTES, Blobs
 from ppdl_mq.peer.journal import Journal
+from ppdl_mq.peer.live import LiveMark, LiveSecrets, live_key
 from ppdl_mq.protocol.events import Started
+from ppdl_mq.protocol.phases import Phase
 from ppdl_mq.protocol.sequential import SequentialMachine
-from ppdl_mq.protocol.state import Phase, State
+from ppdl_mq.protocol.state import State
 from ppdl_mq.transport.memory import MemoryRelay, MemoryTransport
 from tests.protocol.world import started, terms_of
 from tests.trial import TrialInProcess, identity_of, manifest_for
@@ -266,8 +268,13 @@ def test_after_a_trial_no_secret_is_left(tmp_path: Path, protocol: str, monkeypa
         assert secret.reveal()[:16] not in raw
     for name in names:
         journal = Journal(tmp_path / name, trial_id=trial.runners[name].terms.trial_id, identity=identity_of(name))
-        state = State.from_data(journal.secret_fact("state"))
+        data = journal.secret_fact("state")
+        assert "secrets" not in data
+        mark = LiveMark.from_data(journal.secret_fact("live secrets"))
+        live = LiveSecrets(tmp_path / name, live_key(identity_of(name), trial.runners[name].terms.trial_id))
+        state = State.from_data(data | {"secrets": live.load(mark)})
         assert (state.phase, state.session_secret, dict(state.contributions)) == (Phase.ENDED, None, {})
+        assert not state.pair_keys
         journal.close()
 
 
@@ -284,3 +291,29 @@ def test_nobody_else_may_read_it(tmp_path: Path) -> None:
     assert modes["anna"] == 0o700
     assert modes["blobs"] == 0o700
     assert modes["journal.sqlite"] == modes["lock"] == 0o600
+
+
+def test_a_savepoint_undoes_its_own_block_only(tmp_path: Path) -> None:
+    journal = opened(tmp_path)
+    blobs = Blobs(journal)
+    kept, dropped = (blobs.put(bytes(INLINE_BYTES + 1)) for _ in range(2))
+
+    def fail() -> None:
+        with journal.savepoint():
+            journal.keep_fact("inner", b"1")
+            blobs.delete(kept)
+            raise RuntimeError
+
+    with journal.transaction():
+        journal.keep_fact("before", b"1")
+        blobs.delete(dropped)
+        with pytest.raises(RuntimeError):
+            fail()
+        with journal.savepoint():
+            journal.keep_fact("after", b"1")
+    assert [journal.fact(name) for name in ("before", "inner", "after")] == [b"1", None, b"1"]
+    assert [path.name for path in (tmp_path / "blobs").iterdir()] == [str(kept)]
+    with pytest.raises(RuntimeError):
+        fail()  # alone it is a transaction
+    assert journal.fact("inner") is None
+    journal.close()

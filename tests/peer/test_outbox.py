@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import itertools
+import tracemalloc
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -12,12 +14,15 @@ from ppdl_mq.config import limits
 from ppdl_mq.errors import RelayLost, Unroutable
 from ppdl_mq.peer.blobs import INLINE_BYTES, Blobs
 from ppdl_mq.peer.journal import Journal
-from ppdl_mq.peer.outbox import Outbox
-from ppdl_mq.peer.weights import Weights
+from ppdl_mq.peer.outbox import Fate, Outbox
+from ppdl_mq.peer.slots import Slots
 from ppdl_mq.protocol.effects import Send
 from ppdl_mq.protocol.keyring import Keyring
-from ppdl_mq.protocol.state import Phase
+from ppdl_mq.protocol.phases import Phase
+from ppdl_mq.protocol.session import SessionState
+from ppdl_mq.protocol.slots import Cut, Slot
 from ppdl_mq.transport.memory import MemoryRelay, MemoryTransport
+from ppdl_mq.wire.envelope import open_part, read_body
 from ppdl_mq.wire.header import split_part
 from ppdl_mq.wire.kinds import Kind
 from ppdl_mq.wire.messages import Confirm, Lineage, Resend, Statement, TurnWeights
@@ -37,9 +42,9 @@ class Post:
     def __init__(self, folder: Path) -> None:
         self.journal = Journal(folder, trial_id=TERMS.trial_id, identity=identity_of("anna"))
         self.blobs = Blobs(self.journal)
-        self.weights = Weights(self.journal, self.blobs)
+        self.slots = Slots(self.journal, self.blobs)
         keyring = Keyring(TERMS, identity_of("anna"))
-        self.outbox = Outbox(TERMS, keyring, self.journal, self.blobs, self.weights, chunk_bytes=CHUNK_BYTES)
+        self.outbox = Outbox(TERMS, keyring, self.journal, self.blobs, self.slots, chunk_bytes=CHUNK_BYTES)
         self.published: list[tuple[str, bytes]] = []
         relay = MemoryRelay(self._seen)
         self.transport = MemoryTransport(relay)
@@ -55,11 +60,11 @@ class Post:
         with self.journal.transaction():
             self.outbox.add(state, send)
 
-    def publish(self) -> list[tuple[str, bytes]]:
+    def publish(self, state: SessionState = STATE) -> list[tuple[str, bytes]]:
         """Publish what is due and mark it sent; return what passed the relay."""
         self.published = []
         for letter in self.outbox.due():
-            if self.outbox.publish(self.transport, letter):
+            if self.outbox.publish(self.transport, state, letter) is Fate.CONFIRMED:
                 self.outbox.mark_sent(letter)
         return self.published
 
@@ -79,16 +84,12 @@ def confirm(to: str = "bert", **changes: Any) -> Send:
     return dataclasses.replace(Send(recipient=to, reader=to, turn=0, message=Confirm(contribution=b"")), **changes)
 
 
-def turn(number: int, to: str = "bert") -> Send:
+def turn(number: int, weights: bytes, to: str = "bert", *, start: int = 0, size: int | None = None) -> Send:
     statement = Statement(digest=bytes(32), signature=bytes(64))
+    run = weights[start:] if size is None else weights[start : start + size]
+    cut = Cut(Slot("turn", number), hashlib.sha256(run).digest(), start, size)
     message = TurnWeights(lineage=Lineage(anchor=bytes(32), chain=(statement,)))
-    return Send(recipient=to, reader=to, turn=number, message=message, weights_of=number)
-
-
-def stating(weights: bytes) -> Any:
-    """A state whose newest statement is of these weights."""
-    stated = Statement(digest=hashlib.sha256(weights).digest(), signature=bytes(64))
-    return STATE.replace(chain=STATE.chain.extended((stated,), keep=6))
+    return Send(recipient=to, reader=to, turn=number, message=message, blob=cut)
 
 
 def test_published_again_as_the_very_same_bytes(post: Post) -> None:
@@ -118,7 +119,7 @@ def test_the_same_after_a_restart(tmp_path: Path) -> None:
         post.add(confirm())
         letters = post.outbox.due()
         assert len(letters) == 1
-        assert post.outbox.publish(post.transport, letters[0])  # and dies before it notes that
+        assert post.outbox.publish(post.transport, STATE, letters[0]) is Fate.CONFIRMED  # and dies before it notes that
         bodies.append(post.published)
         post.close()
     assert bodies[0] == bodies[1] == bodies[2] != []
@@ -136,8 +137,8 @@ def test_no_two_messages_share_id_or_nonce(post: Post) -> None:
 @pytest.mark.parametrize("size_bytes", [1, 3_000, 50_000, INLINE_BYTES + 10])
 def test_long_messages_go_in_parts_of_one_chunk(post: Post, size_bytes: int) -> None:
     weights = bytes(at % 251 for at in range(size_bytes))
-    post.weights.put(1, weights)
-    post.add(turn(1), stating(weights))
+    post.slots.put(Slot("turn", 1), weights)
+    post.add(turn(1, weights))
     published = post.publish()
     headers = [split_part(body)[0] for _, body in published]
     assert [header.part for header in headers] == list(range(headers[0].parts))
@@ -177,7 +178,7 @@ def test_the_wait_for_an_inbox_grows_and_is_bounded(post: Post, monkeypatch: pyt
     delays = []
     for _ in range(12):
         (letter,) = post.outbox.due()
-        assert not post.outbox.publish(post.transport, letter)
+        assert post.outbox.publish(post.transport, STATE, letter) is Fate.NO_INBOX
         delays.append(post.outbox.next_due_s() or 0.0)
         for waiting in post.outbox._waiting.values():
             waiting.until = 0.0
@@ -196,18 +197,18 @@ def test_what_was_not_confirmed_stays_unsent(post: Post, error: Exception, monke
 
     monkeypatch.setattr(post.transport, "publish", refuse)
     if isinstance(error, Unroutable):
-        assert not post.outbox.publish(post.transport, letter)
+        assert post.outbox.publish(post.transport, STATE, letter) is Fate.NO_INBOX
     else:
         with pytest.raises(RelayLost):
-            post.outbox.publish(post.transport, letter)
+            post.outbox.publish(post.transport, STATE, letter)
     assert post.outbox.unsent_to() == ("bert",)
     assert post.outbox.published_messages == 0
 
 
 def test_withdraw_and_forget(post: Post) -> None:
     for number in (1, 2):
-        post.weights.put(number, bytes(INLINE_BYTES))
-        post.add(turn(number), stating(bytes(INLINE_BYTES)))
+        post.slots.put(Slot("turn", number), bytes(INLINE_BYTES))
+        post.add(turn(number, bytes(INLINE_BYTES)))
     post.add(confirm())
     post.add(confirm("cleo"))
     with post.journal.transaction():
@@ -231,3 +232,125 @@ def test_a_call_for_a_message_is_not_kept(post: Post) -> None:
         post.outbox.resend("bert")
     assert post.publish() == []
     assert post.journal.db.execute("SELECT count(*) FROM blob").fetchone()[0] == 0
+
+
+WEIGHTS = bytes(at % 251 for at in range(50_000))
+
+
+def test_a_blob_is_sealed_anew_as_the_very_same_bytes(tmp_path: Path) -> None:
+    """After a restart too, and whatever else was sealed meanwhile: receivers and the relay see one message."""
+    post = Post(tmp_path)
+    post.slots.put(Slot("turn", 1), WEIGHTS)
+    post.add(turn(1, WEIGHTS))
+    first = post.publish()
+    assert len(first) > 10
+    post.close()
+    again = Post(tmp_path)
+    again.add(confirm())
+    again.publish()
+    for _ in range(2):
+        with again.journal.transaction():
+            again.outbox.resend("bert")
+        assert [entry for entry in again.publish() if len(entry[1]) == len(first[0][1])] == first[:-1]
+    again.close()
+
+
+def test_no_sealed_copy_of_a_blob_lies_on_disk(post: Post) -> None:
+    post.slots.put(Slot("turn", 1), WEIGHTS)
+    before = post.journal.db.execute("SELECT sum(bytes) FROM blob").fetchone()
+    for to in ("bert", "cleo"):
+        post.add(turn(1, WEIGHTS, to))
+    assert post.journal.db.execute("SELECT sum(bytes) FROM blob").fetchone() == before
+    assert {address for address, _ in post.publish()} == {"bert", "cleo"}
+
+
+@pytest.mark.parametrize(("start", "size"), [(0, None), (0, 1), (64, 640), (49_984, 16), (49_999, None)])
+def test_a_cut_is_what_arrives(post: Post, start: int, size: int | None) -> None:
+    post.slots.put(Slot("turn", 1), WEIGHTS)
+    send = turn(1, WEIGHTS, start=start, size=size)
+    post.add(send)
+    published = [body for _, body in post.publish()]
+    header = split_part(published[0])[0]
+    key = Keyring(TERMS, identity_of("anna")).key(STATE, header)
+    assert key is not None
+    body = b"".join(open_part(key, part) for part in published)
+    opened = read_body(header, memoryview(body), TERMS.peers["anna"])
+    end = len(WEIGHTS) if size is None else start + size
+    assert body[opened.blob_offset :][: opened.blob_bytes] == WEIGHTS[start:end]
+    assert opened.message == send.message
+
+
+def test_one_part_stands_in_memory_at_a_time(post: Post, monkeypatch: pytest.MonkeyPatch) -> None:
+    weights = bytes(8 * INLINE_BYTES)
+    post.slots.put(Slot("turn", 1), weights)
+    post.add(turn(1, weights))
+    most = 0
+
+    def publish(_: str, bodies: Iterable[bytes]) -> None:
+        nonlocal most
+        for _body in bodies:
+            most = max(most, tracemalloc.get_traced_memory()[0])
+
+    monkeypatch.setattr(post.transport, "publish", publish)
+    (letter,) = post.outbox.due()
+    tracemalloc.start()
+    try:
+        assert post.outbox.publish(post.transport, STATE, letter) is Fate.CONFIRMED
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert 0 < most < 300_000
+    assert peak < 300_000
+
+
+def test_a_letter_goes_with_its_slot(post: Post) -> None:
+    for number in (1, 2):
+        post.slots.put(Slot("turn", number), WEIGHTS)
+        post.add(turn(number, WEIGHTS))
+    post.add(confirm())
+    post.slots.forget(2)
+    assert [(letter.kind, letter.turn) for letter in post.outbox.due()] == [(Kind.TURN, 2), (Kind.CONFIRM, 0)]
+
+
+def test_discarding_a_step_leaves_what_was_agreed(post: Post) -> None:
+    what = ("agreed", "local", "masked", "shard", "sum")
+    for step, attempt, name in itertools.product((1, 3), (0, 1), what):
+        post.slots.put(Slot(name, step, attempt, "bert", 1), b"x")  # type: ignore[arg-type]
+
+    def left(step: int) -> set[tuple[str, int]]:
+        found = itertools.product(what, (0, 1))
+        return {(name, of) for name, of in found if post.slots.has(Slot(name, step, of, "bert", 1))}  # type: ignore[arg-type]
+
+    post.slots.discard(1, 0)
+    assert left(1) == set(itertools.product(what, (0, 1))) - {("masked", 0), ("shard", 0), ("sum", 0)}
+    post.slots.discard(1)
+    assert left(1) == {("agreed", 0), ("agreed", 1)}
+    assert left(3) == set(itertools.product(what, (0, 1)))
+    post.slots.forget(3)
+    assert left(1) == set()
+    assert post.journal.db.execute("SELECT count(*) FROM blob").fetchone()[0] == 10
+
+
+def test_what_a_slot_holds_never_changes(post: Post) -> None:
+    """The nonces of a letter are drawn once: other bytes under them would give both away."""
+    for content in (b"first", b"other"):
+        post.slots.put(Slot("turn", 1), content)
+    with post.slots.view(Slot("turn", 1)) as view:
+        assert bytes(view) == b"first"
+
+
+def test_a_letter_whose_key_is_gone_is_dropped(post: Post) -> None:
+    post.slots.put(Slot("turn", 1), WEIGHTS)
+    post.add(turn(1, WEIGHTS))
+    post.add(confirm())
+    assert [split_part(body)[0].kind for _, body in post.publish(STATE.without_secrets())] == [Kind.CONFIRM]
+    assert post.outbox.unsent_to() == ()
+    assert post.journal.db.execute("SELECT count(*) FROM outgoing").fetchone()[0] == 1
+
+
+def test_one_letter_for_each_attempt(post: Post) -> None:
+    for attempt in (0, 1, 1):
+        post.add(confirm(attempt=attempt))
+    letters = post.outbox.due()
+    assert [letter.attempt for letter in letters] == [letter.sent.attempt for letter in letters] == [0, 1]
+    assert [split_part(body)[0].attempt for _, body in post.publish()] == [0, 1]

@@ -15,7 +15,7 @@ import pytest
 from ppdl_mq.config.manifest import Manifest
 from ppdl_mq.errors import Interrupted, RelayLost
 from ppdl_mq.peer.journal import Journal
-from ppdl_mq.peer.trainer import Trainer
+from ppdl_mq.peer.turns import TurnHands
 from ppdl_mq.transport.base import Delivery
 from ppdl_mq.transport.memory import MemoryRelay, MemoryTransport
 from ppdl_mq.wire.header import decode_header
@@ -190,14 +190,14 @@ def _crash_at_commits(patch: pytest.MonkeyPatch, faults: Faults, *, cuts: bool) 
 
 
 def _refuse_to_train_twice(patch: pytest.MonkeyPatch, trial: RestartedTrial) -> None:
-    plain = Trainer.train
+    plain = TurnHands._train
 
-    def train(trainer: Trainer, turn: Any, weights: Any, *, evaluate: bool) -> None:
+    def train(hands: TurnHands, turn: Any, base: Any, into: Any) -> None:
         name = threading.current_thread().name
-        assert not trial.runners[name].weights.has(turn.number), f"turn {turn.number} is in the journal already"
-        plain(trainer, turn, weights, evaluate=evaluate)
+        assert not trial.runners[name].slots.has(into), f"turn {turn.number} is in the journal already"
+        plain(hands, turn, base, into)
 
-    patch.setattr(Trainer, "train", train)
+    patch.setattr(TurnHands, "_train", train)
 
 
 def never(_: int, __: str) -> bool:

@@ -6,8 +6,8 @@ import itertools
 
 import pytest
 
+from ppdl_mq.protocol.phases import Phase
 from ppdl_mq.protocol.sequential import TABLE
-from ppdl_mq.protocol.state import Phase
 from ppdl_mq.wire.kinds import Kind
 from tests.protocol.world import Letter, World, result_of
 
@@ -49,6 +49,11 @@ def test_everyone_ends_with_the_same(protocol: str, count: int) -> None:
             assert peer.turns == [turn.number for turn in world.schedule.turns_of(name)], (name, seed)
             assert peer.state.session_secret is None
             assert not peer.state.contributions
+            assert not peer.state.pair_keys
+            stated = [record.about["turn"] for record in peer.records if record.says == "turn"]
+            assert stated == list(range(len(stated))), "the transcript has a gap, or a turn twice"
+            assert len(stated) == turns + 1
+            assert sorted(record.by for record in peer.records if record.says == "session key") == sorted(world.peers)
         assert len({peer.state.session_id for peer in world.peers.values()}) == 1
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ppdl_mq.config import limits
+from ppdl_mq.crypto.identity import verify
 from ppdl_mq.crypto.secret import Secret
 from ppdl_mq.errors import OutOfTurn
 from ppdl_mq.protocol.effects import (
@@ -18,13 +19,17 @@ from ppdl_mq.protocol.effects import (
     Forget,
     KeepModel,
     PublishAgain,
+    Record,
     Send,
     Train,
     Withdraw,
 )
 from ppdl_mq.protocol.events import Event, Overdue, Received, Sent, Started, Trained
-from ppdl_mq.protocol.sequential import NotYet, SequentialMachine, row_of
-from ppdl_mq.protocol.state import Phase, State
+from ppdl_mq.protocol.machine import NotYet, row_of
+from ppdl_mq.protocol.phases import Phase
+from ppdl_mq.protocol.sequential import SequentialMachine
+from ppdl_mq.protocol.state import State
+from ppdl_mq.protocol.statements import statement_bytes
 from ppdl_mq.protocol.terms import WEIGHTS, Terms
 from ppdl_mq.wire import canonical
 from ppdl_mq.wire.kinds import Kind
@@ -95,6 +100,7 @@ class Peer:
     inbox: list[Letter] = field(default_factory=list)
     turns: list[int] = field(default_factory=list)
     kept: int | None = None
+    records: list[Record] = field(default_factory=list)
 
 
 class World:
@@ -208,8 +214,9 @@ class World:
         match effect:
             case Send():
                 digest = hashlib.sha256(b"").digest()
-                if effect.weights_of is not None:
-                    digest = peer.state.chain.digest_of(effect.weights_of)
+                if effect.blob is not None:
+                    assert (effect.blob.slot.what, effect.blob.slot.step) == ("turn", effect.turn)
+                    digest = effect.blob.digest
                 self._drawn += 1
                 letter = Letter(name, effect, self._drawn.to_bytes(16, "big"), digest)
                 peer.unsent.append(letter)
@@ -229,8 +236,13 @@ class World:
                 self._drop(peer, lambda letter: 0 < letter.send.turn < turn)
             case Withdraw(reader=reader):
                 self._drop(peer, lambda letter: letter.send.reader == reader)
-            case KeepModel(turn=turn):
-                peer.kept = turn
+            case KeepModel(slot=slot, digest=digest):
+                assert digest == peer.state.chain.digest_of(slot.step)
+                peer.kept = slot.step
+            case Record():
+                signed = statement_bytes(effect.says, effect.about)
+                verify(peer.machine.terms.peers[effect.by], effect.signature, signed)
+                peer.records.append(effect)
 
     def _drop(self, peer: Peer, condition: Any) -> None:
         for kept in (peer.letters, peer.unsent, peer.unconfirmed):

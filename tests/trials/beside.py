@@ -12,7 +12,7 @@ from ppdl_mq.errors import Interrupted
 from ppdl_mq.peer.identity_file import read_identity
 from ppdl_mq.peer.runner import Runner
 from ppdl_mq.peer.running import run_peer
-from ppdl_mq.protocol.state import Phase
+from ppdl_mq.protocol.phases import Phase
 from tests.trials.files import TrialFiles
 
 SOON_S = 60.0

@@ -12,7 +12,7 @@ from ppdl_mq.cli.main import run
 from ppdl_mq.config import limits
 from ppdl_mq.config.reading import read_settings
 from ppdl_mq.errors import ManifestMismatch
-from ppdl_mq.protocol.state import Phase
+from ppdl_mq.protocol.phases import Phase
 from tests.processes import Processes
 from tests.rabbit import RabbitNode
 from tests.transport.relays import eventually

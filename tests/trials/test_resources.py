@@ -54,3 +54,4 @@ def test_a_journal_keeps_no_secret_of_the_session(
     for runner in trial.runners.values():
         assert runner.state.session_secret is None
         assert not runner.state.contributions
+        assert not runner.state.pair_keys

@@ -2,7 +2,8 @@
 
 A vector of type `message` says: from this key, identity, header, meta, blob and entropy come these parts, and back. One
 of type `refused`: these parts raise this error. One of type `derived`: from these inputs comes this output. All
-byte strings are hex. Entropy: the n-th draw is SHA-256(seed || u64(n)), n from 1, cut to the bytes asked for.
+byte strings are hex. Entropy: the n-th draw is SHA-256(seed || u64(n)), n from 1, cut to the bytes asked for; a
+message draws once, the 20 bytes of its nonces.
 """
 
 from __future__ import annotations
@@ -84,7 +85,7 @@ def _refused() -> dict[str, Vector]:
         "version-0": ("UnknownVersion", "rule 1: version", at(4, "00")),
         "version-2": ("UnknownVersion", "rule 1: version", at(4, "02")),
         "kind-0": ("Malformed", "rule 1: unknown kind", at(5, "00")),
-        "kind-8": ("Malformed", "rule 1: unknown kind", at(5, "08")),
+        "kind-20": ("Malformed", "rule 1: unknown kind", at(5, "14")),
         "reserved": ("Malformed", "rule 1: non-zero bytes at 6", at(6, "0001")),
         "sender-empty": ("Malformed", "rule 1: name", at(112, "00")),
         "sender-upper-case": ("Malformed", "rule 1: name", at(113, "41")),

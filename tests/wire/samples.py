@@ -15,15 +15,28 @@ from ppdl_mq.wire.envelope import body_bytes, seal_parts
 from ppdl_mq.wire.header import NO_SESSION, Header
 from ppdl_mq.wire.kinds import Kind
 from ppdl_mq.wire.messages import (
+    Abandon,
+    Agree,
+    Commit,
     Confirm,
+    Demand,
     Done,
+    Drop,
     FinalWeights,
     Hello,
+    InitialWeights,
+    Leave,
     Lineage,
+    MaskedShard,
     Message,
     Notice,
+    Proof,
+    Receipt,
+    Release,
     Resend,
+    SignedSum,
     Statement,
+    SumShard,
     TurnWeights,
 )
 
@@ -50,12 +63,36 @@ MESSAGES: dict[Kind, Message] = {
     Kind.FINAL: FinalWeights(lineage=LINEAGE),
     Kind.DONE: Done(digest=b"\x16" * 32, signature=b"\x17" * 64),
     Kind.RESEND: Resend(),
+    Kind.INITIAL: InitialWeights(),
+    Kind.COMMIT: Commit(
+        context=b"a context", shards=(b"\x18" * 32, b"\x19" * 32), mask=b"\x1a" * 32, signature=b"\x1b" * 64
+    ),
+    Kind.MASKED: MaskedShard(context=b"\x1c" * 32, shard=1),
+    Kind.RECEIPT: Receipt(context=b"\x1c" * 32, commitments=b"\x1d" * 32, signature=b"\x1e" * 64),
+    Kind.RELEASE: Release(
+        context=b"\x1c" * 32, member="anna", mask=b"\x1f" * 32, receipts=(b"\x40" * 64, b"\x41" * 64)
+    ),
+    Kind.SUM: SumShard(context=b"\x1c" * 32, shard=1, signature=b"\x42" * 64),
+    Kind.AGREE: Agree(
+        context=b"\x1c" * 32,
+        digest=b"\x43" * 32,
+        sums=tuple(
+            SignedSum(shard=shard, maker=maker, digest=bytes([0x44 + shard]) * 32, signature=bytes([0x46 + shard]) * 64)
+            for shard, maker in enumerate(("anna", "bert"))
+        ),
+        signature=b"\x48" * 64,
+    ),
+    Kind.ABANDON: Abandon(overflow=True, signature=b"\x49" * 64),
+    Kind.DROP: Drop(name="cleo", signature=b"\x4a" * 64),
+    Kind.LEAVE: Leave(signature=b"\x4b" * 64),
+    Kind.DEMAND: Demand(context=b"\x1c" * 32, shard=1),
+    Kind.PROOF: Proof(context=b"\x1c" * 32, shard=1, member="cleo"),
 }
 
 
 def blob_for(kind: Kind, size_bytes: int = 100) -> bytes:
-    """Weights for the kinds that carry them."""
-    return bytes(at % 251 for at in range(size_bytes)) if kind.carries_weights else b""
+    """A blob for the kinds that carry one."""
+    return bytes(at % 251 for at in range(size_bytes)) if kind.carries_blob else b""
 
 
 def header_for(message: Message, blob: bytes = b"", **changes: Any) -> Header:
@@ -66,7 +103,8 @@ def header_for(message: Message, blob: bytes = b"", **changes: Any) -> Header:
         "trial_id": TRIAL_ID,
         "session_id": NO_SESSION if kind.before_session else SESSION_ID,
         "message_id": MESSAGE_ID,
-        "turn": 0 if kind in (Kind.HELLO, Kind.CONFIRM, Kind.RESEND) else 7,
+        "turn": 0 if kind in (Kind.HELLO, Kind.CONFIRM, Kind.RESEND, Kind.INITIAL) else 7,
+        "attempt": 2 if kind.in_attempt else 0,
         "body_bytes": body_bytes(message, len(blob)),
         "stride": 4_000,
         "sender": "anna",

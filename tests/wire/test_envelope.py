@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import tracemalloc
 from typing import Any
 
 import pytest
@@ -61,23 +62,42 @@ def test_the_last_part_may_be_full_or_one_byte() -> None:
 def test_parts_are_made_one_at_a_time() -> None:
     """A model of 400 MB never stands sealed in memory as a whole."""
     message, blob = MESSAGES[Kind.TURN], bytes(1_000_000)
-    drawn: list[int] = []
-    parts = seal_parts(
-        header_for(message, blob, stride=10_000),
-        message,
-        KEY,
-        ANNA.sign,
-        blob=memoryview(blob),
-        random=lambda count: drawn.append(count) or bytes(count),
-    )
-    for number, _ in zip(range(1, 4), parts, strict=False):
-        assert len(drawn) == number
+    parts = seal_parts(header_for(message, blob, stride=10_000), message, KEY, ANNA.sign, blob=memoryview(blob))
+    next(parts)
+    tracemalloc.start()
+    try:
+        for _ in parts:
+            pass
+        assert tracemalloc.get_traced_memory()[1] < 100_000
+    finally:
+        tracemalloc.stop()
 
 
 def test_every_part_has_a_nonce_of_its_own() -> None:
     parts = parts_of(MESSAGES[Kind.TURN], blob_for(Kind.TURN, 4_000), stride=10)
     nonces = {split_part(part)[2][:24] for part in parts}
     assert len(nonces) == len(parts) > 100
+
+
+def test_nonces_are_the_message_s_base_and_the_number_of_the_part() -> None:
+    drawn: list[int] = []
+
+    def random(count: int) -> bytes:
+        drawn.append(count)
+        return bytes([7]) * count
+
+    message, blob = MESSAGES[Kind.TURN], blob_for(Kind.TURN, 900)
+    parts = parts_of(message, blob, stride=100, random=random)
+    assert drawn == [20]
+    nonces = [bytes(split_part(part)[2][:24]) for part in parts]
+    assert nonces == [b"\7" * 20 + number.to_bytes(4, "big") for number in range(len(parts))]
+    again = seal_parts(
+        header_for(message, blob, stride=100), message, KEY, ANNA.sign, blob=memoryview(blob), nonce_base=b"\7" * 20
+    )
+    assert list(again) == parts
+    assert not {nonce[:20] for nonce in nonces} & {
+        bytes(split_part(part)[2][:20]) for part in parts_of(message, blob, stride=100)
+    }
 
 
 def test_a_known_digest_is_used_and_must_be_right() -> None:
@@ -157,7 +177,7 @@ def test_a_body_of_another_size_than_the_header_says() -> None:
             read(header, other)
 
 
-@pytest.mark.parametrize("kind", [kind for kind in Kind if not kind.carries_weights])
+@pytest.mark.parametrize("kind", [kind for kind in Kind if not kind.carries_blob])
 def test_weights_where_none_belong(kind: Kind) -> None:
     header, body = opened(parts_of(MESSAGES[kind], b"weights"))
     with pytest.raises(Malformed):

@@ -76,7 +76,7 @@ def meta(kind: Kind, **changes: Any) -> bytes:
 WRONG = (..., None, 0, True, 1.0, {}, [], "", "text", b"short", b"x" * 65)
 
 
-def may_be(name: str, value: Any) -> bool:
+def may_be(kind: Kind, name: str, value: Any) -> bool:
     """Whether a field may have this value as far as this layer can tell."""
     match name:
         case "software":
@@ -85,22 +85,41 @@ def may_be(name: str, value: Any) -> bool:
             return isinstance(value, bytes)
         case "contribution":
             return isinstance(value, bytes) and len(value) <= 32
+        case "context" if kind is Kind.COMMIT:
+            return isinstance(value, bytes) and len(value) <= limits.MAX_CONTEXT_BYTES
+        case "overflow":
+            return isinstance(value, bool)
+        case "name" | "member":
+            return value == "text"
+        case "shard":
+            return type(value) is int and value >= 0
     return False
 
 
 @pytest.mark.parametrize(
-    ("kind", "name", "value"), [(*field, value) for field in FIELDS for value in WRONG if not may_be(field[1], value)]
+    ("kind", "name", "value"), [(*field, value) for field in FIELDS for value in WRONG if not may_be(*field, value)]
 )
 def test_a_missing_or_wrong_field_is_refused(kind: Kind, name: str, value: Any) -> None:
     with pytest.raises(Malformed):
         decode_meta(kind, meta(kind, **{name: value}))
 
 
-@pytest.mark.parametrize(("kind", "name"), [(kind, name) for kind, name in FIELDS if name not in ("chain", "software")])
+OF_BYTES = [
+    (kind, name)
+    for kind, name in FIELDS
+    if isinstance(canonical.decode(encode_meta(MESSAGES[kind]), limit_bytes=10_000)[name], bytes)
+]
+
+
+@pytest.mark.parametrize(("kind", "name"), OF_BYTES)
 def test_one_byte_more_or_less(kind: Kind, name: str) -> None:
     value = canonical.decode(encode_meta(MESSAGES[kind]), limit_bytes=10_000)[name]
     others = [value + b"\0"] if name == "contribution" else [value + b"\0", value[:-1]]
-    for other in others if name != "manifest" else [bytes(limits.MAX_MANIFEST_BYTES + 1)]:
+    if name == "manifest":
+        others = [bytes(limits.MAX_MANIFEST_BYTES + 1)]
+    if (kind, name) == (Kind.COMMIT, "context"):
+        others = [bytes(limits.MAX_CONTEXT_BYTES + 1)]
+    for other in others:
         with pytest.raises(Malformed):
             decode_meta(kind, meta(kind, **{name: other}))
 
@@ -119,10 +138,11 @@ def test_not_a_map(kind: Kind, data: Any) -> None:
 
 
 def test_no_kind_reads_as_another() -> None:
-    """But for TURN and FINAL, which have one meta: there the header's kind is what is signed."""
+    """But for those that have one meta: there the header's kind is what is signed."""
+    alike = [{Kind.TURN, Kind.FINAL}, {Kind.RESEND, Kind.INITIAL}, {Kind.MASKED, Kind.DEMAND}]
     for kind, message in MESSAGES.items():
         for other in Kind:
-            if kind is not other and {kind, other} != {Kind.TURN, Kind.FINAL}:
+            if kind is not other and {kind, other} not in alike:
                 with pytest.raises(Malformed):
                     decode_meta(other, encode_meta(message))
 
@@ -191,3 +211,50 @@ def test_longer_forms_of_the_same_are_refused() -> None:
 
 def test_a_contribution_is_not_shown() -> None:
     assert "\\x14" not in repr(MESSAGES[Kind.CONFIRM])
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "size"), [(Kind.COMMIT, "shards", 32), (Kind.RELEASE, "receipts", 64)], ids=["shards", "receipts"]
+)
+def test_lists_of_one_entry_a_member(kind: Kind, name: str, size: int) -> None:
+    most = [bytes(size)] * limits.MAX_PEERS
+    assert decode_meta(kind, meta(kind, **{name: most}))
+    for wrong in ([], [*most, bytes(size)], [bytes(size - 1)], [bytes(size + 1)], [bytes(size), "text"], [0], {}):
+        with pytest.raises(Malformed):
+            decode_meta(kind, meta(kind, **{name: wrong}))
+
+
+SUM = [0, "anna", bytes(32), bytes(64)]
+
+
+@pytest.mark.parametrize(
+    "sums",
+    [
+        [],
+        [SUM] * (limits.MAX_PEERS + 1),
+        [SUM[:3]],
+        [[*SUM, 0]],
+        [[True, *SUM[1:]]],
+        [[-1, *SUM[1:]]],
+        [[limits.MAX_PEERS, *SUM[1:]]],
+        [[0, "Anna", *SUM[2:]]],
+        [[0, "", *SUM[2:]]],
+        [[0, "anna", bytes(31), bytes(64)]],
+        [[0, "anna", bytes(32), bytes(65)]],
+        [SUM, 7],
+    ],
+)
+def test_sums_that_are_none(sums: Any) -> None:
+    with pytest.raises(Malformed):
+        decode_meta(Kind.AGREE, meta(Kind.AGREE, sums=sums))
+
+
+@pytest.mark.parametrize("kind", [Kind.MASKED, Kind.SUM, Kind.DEMAND, Kind.PROOF])
+@pytest.mark.parametrize("shard", [-1, limits.MAX_PEERS, 2**40])
+def test_shards_that_nobody_has(kind: Kind, shard: int) -> None:
+    with pytest.raises(Malformed):
+        decode_meta(kind, meta(kind, shard=shard))
+
+
+def test_a_released_seed_is_not_shown() -> None:
+    assert "\\x1f" not in repr(MESSAGES[Kind.RELEASE])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 from typing import Final
@@ -11,10 +11,12 @@ from typing import Final
 from ppdl_mq.config.broker import BrokerAddress
 from ppdl_mq.config.manifest import Manifest
 from ppdl_mq.config.reading import manifest_from_data
-from ppdl_mq.crypto.agreement import public_half
+from ppdl_mq.crypto.agreement import public_half, session_pair_key
 from ppdl_mq.crypto.identity import Identity
 from ppdl_mq.crypto.secret import Secret
-from ppdl_mq.protocol.state import Phase, SessionKey, State
+from ppdl_mq.protocol.phases import Phase
+from ppdl_mq.protocol.session import PairKeys, SessionKey
+from ppdl_mq.protocol.state import State
 from ppdl_mq.protocol.terms import Terms
 from ppdl_mq.transport.address import WEIGHTS, Names
 from ppdl_mq.transport.base import Transport
@@ -93,10 +95,17 @@ class Job:
         """Return where a peer stands once the session is agreed."""
         session = {name: Secret(drawn[64:]) for name, drawn in self.secrets.items()}
         keys = {name: SessionKey(key=public_half(secret), signature=bytes(64)) for name, secret in session.items()}
-        return replace(
-            State(),
+        (other,) = {SENDER, RECEIVER} - {me}
+
+        def key(sender: str, recipient: str) -> Secret:
+            return session_pair_key(
+                session[me], keys[other].key, session_id=self.session_id, sender=sender, recipient=recipient
+            )
+
+        pair = PairKeys(towards=key(me, other), back=key(other, me))
+        return State(
             phase=Phase.FETCHING,
-            session_secret=session[me],
+            pair_keys=MappingProxyType({other: pair}),
             session_keys=MappingProxyType(keys),
             contributions=MappingProxyType(session),
             session_id=self.session_id,

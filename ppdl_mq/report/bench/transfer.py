@@ -26,19 +26,18 @@ from ppdl_mq.peer.blobs import Blobs
 from ppdl_mq.peer.fetcher import Fetcher
 from ppdl_mq.peer.intake import Intake
 from ppdl_mq.peer.journal import Journal
-from ppdl_mq.peer.outbox import Outbox
+from ppdl_mq.peer.outbox import Fate, Outbox
 from ppdl_mq.peer.quarantine import Quarantine
-from ppdl_mq.peer.weights import Weights
+from ppdl_mq.peer.slots import Slots
 from ppdl_mq.protocol.effects import Fetch, Send
 from ppdl_mq.protocol.keyring import Keyring
-from ppdl_mq.protocol.state import Chain
+from ppdl_mq.protocol.slots import Cut, Slot
 from ppdl_mq.report.bench.parties import MESSAGE, RECEIVER, SENDER, TURN, Job
 from ppdl_mq.transport.address import WEIGHTS
 from ppdl_mq.transport.base import Delivery, Transport
 from ppdl_mq.wire.envelope import BodyDigest, body_bytes, read_body, seal_parts
 from ppdl_mq.wire.header import Header, split_part, stride_for
 from ppdl_mq.wire.kinds import Kind
-from ppdl_mq.wire.messages import SIGNATURE_BYTES, Statement
 
 _SILENCE_S: Final = 60.0  # nothing for so long means that nothing will come
 
@@ -189,21 +188,18 @@ class _Journalled(_OverTransport):
 class _JournalledSender(_Journalled):
     def __init__(self, job: Job) -> None:
         super().__init__(job, SENDER)
-        self._weights = Weights(self.journal, self.blobs)
+        slots = Slots(self.journal, self.blobs)
         weights = weights_of(job)
-        self._digest = hashlib.sha256(weights).digest()
-        self._weights.put(TURN, weights)  # a trained turn is hashed and journalled before it is sent
-        self._outbox = Outbox(
-            self.terms, self.keyring, self.journal, self.blobs, self._weights, chunk_bytes=job.chunk_bytes
-        )
+        self._cut = Cut(Slot("turn", TURN), hashlib.sha256(weights).digest())
+        slots.put(self._cut.slot, weights)  # a trained turn is hashed and journalled before it is sent
+        self._outbox = Outbox(self.terms, self.keyring, self.journal, self.blobs, slots, chunk_bytes=job.chunk_bytes)
 
     def run(self) -> None:
-        chain = Chain(first_turn=TURN, statements=(Statement(digest=self._digest, signature=bytes(SIGNATURE_BYTES)),))
-        send = Send(recipient=self.address, reader=RECEIVER, turn=TURN, message=MESSAGE, weights_of=TURN)
+        send = Send(recipient=self.address, reader=RECEIVER, turn=TURN, message=MESSAGE, blob=self._cut)
         with self.journal.transaction():
-            self._outbox.add(self.state.replace(chain=chain), send)
+            self._outbox.add(self.state, send)
         (letter,) = self._outbox.due()
-        if not self._outbox.publish(self.transport, letter):
+        if self._outbox.publish(self.transport, self.state, letter) is not Fate.CONFIRMED:
             raise Unroutable(self.address)
         self._outbox.mark_sent(letter)
         if self.address == WEIGHTS:  # stands for the notice
@@ -219,6 +215,7 @@ class _JournalledReceiver(_Journalled):
             self.journal,
             self.blobs,
             weights_bytes=job.size_bytes,
+            blob_bytes=job.size_bytes,
             chunk_bytes=job.chunk_bytes,
         )
         self.held.callback(self._intake.close)

@@ -1,0 +1,175 @@
+"""What the loop of a peer leaves to the protocol: the work of its effects, and what only it has at the relay."""
+
+from __future__ import annotations
+
+import json
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Final
+
+from ppdl_mq.config.manifest import Manifest
+from ppdl_mq.peer.driver import Driver
+from ppdl_mq.peer.intake import Intake
+from ppdl_mq.peer.journal import Journal
+from ppdl_mq.peer.mailroom import Mailroom
+from ppdl_mq.peer.progress import Progress
+from ppdl_mq.peer.quarantine import Quarantine
+from ppdl_mq.peer.slots import Slots
+from ppdl_mq.peer.trainer import Trainer
+from ppdl_mq.protocol.effects import Effect, KeepModel
+from ppdl_mq.protocol.phases import Phase
+from ppdl_mq.protocol.session import SessionState
+from ppdl_mq.protocol.terms import Terms
+from ppdl_mq.training.saving import save_model
+from ppdl_mq.training.worker import Worker
+from ppdl_mq.transport.base import Transport
+
+MODEL_NAME: Final = "model.safetensors"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tools:
+    """What hands may use; all of it is the runner's.
+
+    Args:
+        terms: of the trial.
+        manifest: of the trial.
+        journal: open; for transactions of one's own, and its folder.
+        driver: `post` an event here, with what belongs to it in `also`.
+        mailroom: `work` after something was put into the intake beside the inbox.
+        intake: takes parts.
+        slots: the byte strings of the machine.
+        quarantine: for what is refused.
+        progress: `note` what people and programs want to follow.
+        trainer: `submit` what takes long.
+        worker: trains and measures; for jobs of the trainer only, but for `keep_model`.
+        sample_seed: the peer's secret, 32 bytes.
+        transport: to the relay; connected while the loop goes round.
+    """
+
+    terms: Terms
+    manifest: Manifest
+    journal: Journal
+    driver: Driver
+    mailroom: Mailroom
+    intake: Intake
+    slots: Slots
+    quarantine: Quarantine
+    progress: Progress
+    trainer: Trainer
+    worker: Worker
+    sample_seed: bytes
+    transport: Transport
+
+
+class Hands(ABC):
+    """One kind of protocol's part of the runner. Every method is called in the runner's thread, none within a batch.
+
+    A subclass must have `carry_out` and `note`; the others do nothing, or what every protocol needs.
+
+    Args:
+        tools: of the runner.
+    """
+
+    # In these phases the log says once for whom this peer waits; in the others waiting is the rule, and status tells.
+    tells_waiting_in: ClassVar[frozenset[Phase]] = frozenset({Phase.AWAITING_HELLOS})
+
+    def __init__(self, tools: Tools) -> None:
+        self.tools = tools
+
+    @property
+    def state(self) -> SessionState:
+        """Where the machine stands."""
+        return self.tools.driver.state
+
+    @property
+    def model_path(self) -> Path:
+        """Where the trial's result is written."""
+        return self.tools.journal.folder / MODEL_NAME
+
+    @abstractmethod
+    def carry_out(self, effect: Effect) -> None:
+        """Do what an effect asks for beyond the journal; pass over the effects that the journal has done.
+
+        It is called with every effect, in order, once the step that asked for it is on disk. (The journal's part of
+        Send, Adopt, Forget, Discard, PublishAgain, Withdraw and Record is done then.) Later steps of the same
+        batch may be on disk as well: the state may have moved on, and a slot that the effect names may be gone
+        (`tools.slots.has`). After a crash in between, `machine.unfinished` names the effect again: twice must be
+        harmless. What takes long goes to `tools.trainer.submit`, with the slots that it reads entered here into an
+        ExitStack; its result comes to `note`.
+
+        Raises:
+            RelayLost: of the transport; the loop reconnects, and this effect is not carried out again.
+            PpdlError: ends the run.
+        """
+
+    @abstractmethod
+    def note(self, result: object) -> None:
+        """Take the result of a job: post the event that it is, and put what goes into a slot there in `also`.
+
+        Results come in the order of their jobs. The machine may have moved on meanwhile (an attempt was given up): a
+        result that it no longer wants is the subclass's to tell and to drop.
+
+        Args:
+            result: what the job returned.
+        """
+
+    def shared_addresses(self) -> tuple[str, ...]:
+        """Return the addresses to declare beside the inbox, at each connecting."""
+        return ()
+
+    def before_round(self) -> None:  # noqa: B027 (most have nothing to do here)
+        """Do what is due by itself, at the beginning of each round of the loop, before messages are worked on.
+
+        A round takes a second at most when nothing happens. The place for deadlines and for queues that are polled.
+
+        Raises:
+            RelayLost, Unroutable: the loop reconnects.
+        """
+
+    def next_round_s(self) -> float | None:
+        """Return in how many seconds `before_round` has something to do, or None when the loop's second will do."""
+        return None
+
+    def reconnecting(self) -> None:  # noqa: B027
+        """Give up what belonged to the connection that broke: its deliveries come again."""
+
+    def overdue(self) -> None:  # noqa: B027
+        """Prepare for asking again those who are waited for, before Overdue is posted."""
+
+    def facts(self) -> dict[str, Any]:
+        """Return what the status says beside what all protocols have and `machine.progress`; plain data for JSON."""
+        return {}
+
+    def leave(self) -> None:  # noqa: B027
+        """Remove from the relay what is no one's inbox. Called once when the trial has ended here, while connected.
+
+        Raises:
+            PpdlError: said to people, and no reason not to leave.
+        """
+
+    def keep_model(self, effect: KeepModel, **facts: Any) -> None:
+        """Write the trial's result, unless it is there already, and note how good it is.
+
+        Args:
+            effect: names it.
+            facts: go into the file and the note: which turn or round it is of.
+        """
+        tools = self.tools
+        if self.model_path.exists():
+            return
+        with tools.slots.view(effect.slot) as weights:
+            inside = {"trial": tools.manifest.name, "trial_id": tools.terms.trial_id.hex(), **facts}
+            evaluation = tools.worker.evaluate(weights)
+            # One entry: safetensors writes several in any order, and equal models should be equal files.
+            metadata = {"ppdl-mq": json.dumps(inside, sort_keys=True)}
+            save_model(self.model_path, tools.worker.layout, weights, metadata)
+        tools.progress.note(
+            "final",
+            **facts,
+            digest=effect.digest.hex(),
+            holdout_loss=evaluation.loss,
+            holdout_accuracy=evaluation.accuracy,
+            holdout_samples=evaluation.samples,
+        )

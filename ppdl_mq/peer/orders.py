@@ -1,0 +1,106 @@
+"""Orders: decisions of people at this organisation, left in the state folder for the peer to take up.
+
+A file for each: `orders/drop-NAME`, `orders/leave`. The name says everything and the files are empty, so making one is
+atomic, and giving an order twice is giving it once.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+from ppdl_mq.errors import JournalError
+
+ORDERS_NAME: Final = "orders"
+_LEAVE: Final = "leave"
+_DROP: Final = "drop-"
+_PEER_NAME: Final = re.compile(r"[a-z0-9][a-z0-9-]{0,31}")  # as in the manifest
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Order:
+    """What people decided.
+
+    Args:
+        drop: name of the peer to go on without; None where this organisation itself leaves.
+        file: where the order lies; None before it is given.
+    """
+
+    drop: str | None = None
+    file: Path | None = field(default=None, compare=False)
+
+
+def give_order(folder: Path, order: Order) -> Order:
+    """Leave an order for the peer whose state folder this is; return it with its file. It is on disk then.
+
+    Raises:
+        JournalError: it cannot be written, or the peer could not take it away.
+    """
+    orders = folder / ORDERS_NAME
+    file = orders / (_LEAVE if order.drop is None else _DROP + order.drop)
+    try:
+        # A folder made by root would be closed to the user that runs the peer.
+        if folder.stat().st_uid != os.geteuid():
+            raise JournalError(
+                f"The state folder {folder} belongs to another user.",
+                hint="Give orders as the user that runs the peer.",
+            )
+        orders.mkdir(mode=0o700, exist_ok=True)
+        file.touch(mode=0o600)
+        for changed in (orders, folder):
+            _sync(changed)
+    except OSError as fault:
+        raise JournalError(f"{file} cannot be written: {fault.strerror}.") from None
+    return Order(drop=order.drop, file=file)
+
+
+def take_orders(folder: Path) -> list[Order]:
+    """Return the orders that wait in a state folder, by name; they stay until they are `done`. Other files are ignored.
+
+    Raises:
+        JournalError: the folder cannot be read.
+    """
+    orders = folder / ORDERS_NAME
+    try:
+        with os.scandir(orders) as entries:
+            files = sorted(Path(entry.path) for entry in entries if entry.is_file(follow_symlinks=False))
+    except FileNotFoundError:
+        return []
+    except OSError as fault:
+        raise JournalError(
+            f"{orders} cannot be read: {fault.strerror}.", hint="It must belong to the peer's user."
+        ) from None
+    found = []
+    for file in files:
+        name = file.name.removeprefix(_DROP)
+        if file.name == _LEAVE:
+            found.append(Order(file=file))
+        elif file.name.startswith(_DROP) and _PEER_NAME.fullmatch(name):
+            found.append(Order(drop=name, file=file))
+    return found
+
+
+def done(order: Order) -> None:
+    """Remove an order that has been journalled. A crash before is harmless: it is taken up again.
+
+    Raises:
+        JournalError: it cannot be removed.
+    """
+    assert order.file is not None, "an order that was taken has a file"
+    try:
+        order.file.unlink(missing_ok=True)
+    except OSError as fault:
+        raise JournalError(
+            f"{order.file} cannot be removed: {fault.strerror}.", hint="It must belong to the peer's user."
+        ) from None
+
+
+def _sync(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

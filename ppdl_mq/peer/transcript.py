@@ -1,0 +1,156 @@
+"""A peer's transcript: every signed statement that it met, hash-chained and signed by itself.
+
+Entries stand in the journal, in the transaction of what they belong to. After the commit they are mirrored to
+`transcript.log`, which the peer can hand to others: `ppdl-mq trial verify-log` compares the logs of several peers.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import sqlite3
+from collections.abc import Callable
+from pathlib import Path
+from typing import BinaryIO, Final
+
+from ppdl_mq.errors import IllegalEvent, JournalError
+from ppdl_mq.peer.journal import Journal
+from ppdl_mq.protocol.effects import Record
+from ppdl_mq.protocol.statements import statement_bytes
+from ppdl_mq.wire import canonical
+from ppdl_mq.wire.entries import BEGINNING, NOTHING_BEFORE, Entry
+
+LOG_NAME: Final = "transcript.log"
+
+# `statement`: digest of who says what, so that nothing is recorded twice. `digest`: what the next entry names.
+# `stops_at`: where the line ends in the mirror, so that a crash in the middle of a line is found without reading all.
+_SCHEMA: Final = """
+CREATE TABLE IF NOT EXISTS transcript (number INTEGER PRIMARY KEY, statement BLOB NOT NULL UNIQUE,
+    digest BLOB NOT NULL, line BLOB NOT NULL, stops_at INTEGER NOT NULL)
+"""
+
+_logger = logging.getLogger(__name__)
+
+
+class Transcript:
+    """The transcript of one peer in one trial. Used by the journal's thread.
+
+    Args:
+        journal: where the entries stand.
+        me: name of the log's owner.
+        sign: with its identity, 64 bytes.
+        trial_id: 32 bytes.
+        manifest: its canonical bytes; entry 0 holds them, so that all public keys are in the log.
+
+    Raises:
+        JournalError: the journal or the mirror cannot be written.
+    """
+
+    def __init__(
+        self, journal: Journal, *, me: str, sign: Callable[[bytes], bytes], trial_id: bytes, manifest: bytes
+    ) -> None:
+        self._journal = journal
+        self._me = me
+        self._sign = sign
+        self.path = journal.folder / LOG_NAME
+        with journal.transaction() as db:
+            db.execute(_SCHEMA)
+            self._append(by=me, says=BEGINNING, about={"trial": trial_id, "manifest": manifest}, signature=b"")
+        self._next = 0  # the first entry that the mirror lacks
+        self._size_bytes = 0  # of the mirror's whole lines
+        self._guarded(self._reconcile)
+        self.flush()
+
+    def add(self, record: Record) -> None:
+        """Append a statement, unless it is there already. To be called in the transaction of what it belongs to."""
+        statement_bytes(record.says, record.about)  # a record of another form is a bug, to be met here
+        self._append(by=record.by, says=record.says, about=dict(record.about), signature=record.signature)
+
+    def flush(self) -> None:
+        """Write to the mirror what has been committed since. To be called after the commit.
+
+        Raises:
+            JournalError: the mirror cannot be written; the entries are in the journal, and a later call writes them.
+        """
+        if self._journal.db.in_transaction:
+            raise IllegalEvent("The transcript was mirrored before its entries were committed.")
+        self._guarded(self._mirror)
+
+    def _append(self, *, by: str, says: str, about: dict[str, object], signature: bytes) -> None:
+        with self._journal.transaction() as db:
+            said = hashlib.sha256(canonical.encode([by, says, about])).digest()
+            if db.execute("SELECT 1 FROM transcript WHERE statement = ?", (said,)).fetchone():
+                return
+            last = db.execute("SELECT number, digest, stops_at FROM transcript ORDER BY number DESC LIMIT 1").fetchone()
+            number, previous, starts_at = last or (-1, NOTHING_BEFORE, 0)
+            entry = Entry(
+                number=number + 1,
+                previous=bytes(previous),
+                by=by,
+                says=says,
+                about=about,
+                signature=signature,
+                logged_by=self._me,
+            )
+            line = entry.line(self._sign(entry.signed_bytes()))
+            row = (entry.number, said, entry.digest(), line, starts_at + len(line))
+            db.execute("INSERT INTO transcript VALUES (?, ?, ?, ?, ?)", row)
+
+    def _guarded(self, work: Callable[[], None]) -> None:
+        try:
+            work()
+        except sqlite3.Error as fault:
+            raise self._journal.damaged(fault) from None
+        except OSError as fault:
+            raise JournalError(
+                f"The transcript {self.path} cannot be written: {fault.strerror}.",
+                hint="Free disk space if it is full; the file must belong to the peer's user.",
+            ) from None
+
+    def _mirror(self) -> None:
+        newest = self._journal.db.execute("SELECT max(number) FROM transcript").fetchone()[0]
+        if newest < self._next:
+            return
+        with self._opened() as file:
+            if os.fstat(file.fileno()).st_size < self._size_bytes:  # somebody removed or cut it meanwhile
+                self._next = self._size_bytes = 0
+            file.truncate(self._size_bytes)  # a line that an error left half written
+            file.seek(self._size_bytes)
+            rows = "SELECT number, line, stops_at FROM transcript WHERE number >= ? ORDER BY number"
+            for number, line, stops_at in self._journal.db.execute(rows, (self._next,)):
+                file.write(line)
+                file.flush()  # a line is counted once the system has it; the journal is what survives a power cut
+                self._next, self._size_bytes = number + 1, stops_at
+
+    def _reconcile(self) -> None:
+        """Find what the mirror lacks. A line that a crash left half written is written again by `flush`.
+
+        A mirror that holds something else than the journal is set aside: it may be evidence of a journal that was
+        put back. Only the last whole line is compared here; verify-log checks them all.
+        """
+        with self._opened() as file:
+            size = os.fstat(file.fileno()).st_size
+            last = "SELECT number, line, stops_at FROM transcript WHERE stops_at <= ? ORDER BY number DESC LIMIT 1"
+            number, line, stops_at = self._journal.db.execute(last, (size,)).fetchone() or (-1, b"", 0)
+            after = self._journal.db.execute("SELECT line FROM transcript WHERE number = ?", (number + 1,)).fetchone()
+            file.seek(stops_at - len(line))
+            held = file.read(len(line) + (len(after[0]) if after else 1))
+        whole, begun = held[: len(line)], held[len(line) :]
+        if whole == line and (after[0] if after else b"").startswith(begun):
+            self._next, self._size_bytes = number + 1, stops_at
+            return
+        aside = _free_name(self.path)
+        self.path.rename(aside)
+        _logger.warning("%s does not hold what the journal does: kept as %s, and written anew.", LOG_NAME, aside.name)
+
+    def _opened(self) -> BinaryIO:
+        handle = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        return os.fdopen(handle, "r+b")
+
+
+def _free_name(path: Path) -> Path:
+    number = 1
+    while (aside := path.with_name(f"{path.name}.{number}")).exists():
+        number += 1
+    return aside

@@ -1,0 +1,261 @@
+"""The second half of an attempt: sum shards, the result, agreement, recomputation on demand.
+
+Source: docs/PROTOCOL.md, sections 13.2, 5 and 6, and 13.4.
+"""
+
+from __future__ import annotations
+
+from ppdl_mq.crypto.identity import verify
+from ppdl_mq.errors import Equivocation, FalseSum, IllegalEvent, Malformed, OutOfTurn, SplitView, Unauthentic
+from ppdl_mq.protocol.effects import AddUp, Adopt, Average, Effect, Record, Send
+from ppdl_mq.protocol.events import AddedUp, Averaged, Received, Recomputed
+from ppdl_mq.protocol.machine import NotYet
+from ppdl_mq.protocol.masked_average.exchange import ExchangeSteps
+from ppdl_mq.protocol.masked_average.flow import Step
+from ppdl_mq.protocol.masked_average.state import RoundState
+from ppdl_mq.protocol.phases import Phase
+from ppdl_mq.protocol.session import message_as
+from ppdl_mq.protocol.slots import Cut, Slot
+from ppdl_mq.protocol.statements import agreement_statement, sum_statement
+from ppdl_mq.wire.messages import Agree, Demand, Proof, SignedSum, SumShard
+
+
+class TotalSteps(ExchangeSteps):
+    """The handlers after the release."""
+
+    # --- sums ----------------------------------------------------------------------------------------------------
+
+    def _duties(self, state: RoundState) -> tuple[int, ...]:
+        """Return the indices of the sum shards that this peer is to make and can make now."""
+        me, shards = self.terms.me, self._shards(state)
+        owners = [me, *(name for name in sorted(state.lost) if self._deputy(state, name) == me)]
+        duties = (self._index(state, name) for name in owners)
+        return tuple(
+            shard
+            for shard in duties
+            if shards.size(shard)
+            and shard not in state.sums
+            and shard not in state.adding
+            and not self._lacking_for(state, shard)
+        )
+
+    def _lacking_for(self, state: RoundState, shard: int) -> tuple[str, ...]:
+        return tuple(name for name in self._others(state) if (name, shard) not in state.shards)
+
+    def _add_up(self, state: RoundState, shard: int, into: Slot | None) -> AddUp:
+        sources = [
+            self._own_cut(state, shard)
+            if name == self.terms.me
+            else Cut(self._slot(state, name, shard), state.commits[name].shards[shard])
+            for name in state.members
+        ]
+        return AddUp(
+            step=state.step,
+            attempt=state.attempt,
+            shard=shard,
+            word=state.word,
+            start=self._shards(state).start(shard),
+            sources=tuple(sources),
+            masks=tuple(state.masks[name] for name in state.members),
+            into=into,
+        )
+
+    def _on_added_up(self, state: RoundState, event: AddedUp) -> Step:
+        if not self._is_now(state, event) or event.shard not in state.adding:
+            return state, ()
+        context = self._context(state).digest()
+        signature = self.terms.sign(sum_statement(context, event.shard, event.digest))
+        made = SignedSum(shard=event.shard, maker=self.terms.me, digest=event.digest, signature=signature)
+        message = SumShard(context=context, shard=event.shard, signature=signature)
+        sends = tuple(
+            Send(
+                recipient=name,
+                reader=name,
+                turn=state.step,
+                attempt=state.attempt,
+                message=message,
+                blob=Cut(self._sum(state, event.shard), event.digest),
+                ordinal=event.shard,
+            )
+            for name in self._others(state)
+        )
+        added_up = state.replace(adding=state.adding - {event.shard}, sums={**state.sums, event.shard: made})
+        return self._advance(added_up, (self._record_sum(context, made), *sends))
+
+    def _record_sum(self, context: bytes, made: SignedSum) -> Record:
+        about = {"context": context, "shard": made.shard, "digest": made.digest}
+        return Record(by=made.maker, says="sum", about=about, signature=made.signature)
+
+    def _on_sum(self, state: RoundState, event: Received) -> Step:
+        message = message_as(SumShard, event)
+        if not self._is_of_attempt(state, event):
+            return state, ()
+        self._check_context(state, event, message.context)
+        shard, sender = message.shard, event.sender
+        if self.terms.me not in state.masks:
+            raise OutOfTurn(f"{sender} sent a sum that it cannot have.")
+        self._check_maker(state, sender, shard)
+        if event.blob_bytes != self._shards(state).size(shard):
+            raise Malformed(f"A sum of {sender} has the wrong size.")
+        statement = sum_statement(message.context, shard, event.blob_digest)
+        verify(self.terms.peers[sender], message.signature, statement)
+        theirs = SignedSum(shard=shard, maker=sender, digest=event.blob_digest, signature=message.signature)
+        known = state.sums.get(shard)
+        if known is not None:
+            if known.digest != theirs.digest:
+                raise Equivocation(f"The sums that {known.maker} and {sender} signed for one shard differ.")
+            return state, ()
+        taken = state.replace(sums={**state.sums, shard: theirs}, adding=state.adding - {shard})
+        keeps = Adopt(slot=self._sum(state, shard), are_weights=False)
+        return self._advance(taken, (keeps, self._record_sum(message.context, theirs)))
+
+    def _check_maker(self, state: RoundState, sender: str, shard: int) -> None:
+        """Hold the maker of a sum shard to owner or, once that is lost, deputy."""
+        if shard not in self._shards(state).filled:
+            raise Malformed(f"{sender} signed a shard that does not exist.")
+        owner = state.members[shard]
+        if sender == owner:
+            return
+        if sender != self._deputy(state, owner):
+            raise OutOfTurn(f"{sender} sent a sum that is not its to make.")
+        if owner not in state.lost:
+            raise NotYet(f"{sender} holds {owner} for lost, and this peer does not.")
+
+    # --- the result and what all sign ----------------------------------------------------------------------------
+
+    def _average(self, state: RoundState) -> Average:
+        filled = self._shards(state).filled
+        is_evaluation = state.is_evaluation
+        return Average(
+            step=state.step,
+            attempt=state.attempt,
+            word=state.word,
+            members=state.members,
+            sums=tuple(self._sum(state, shard) for shard in filled),
+            shards=filled,
+            base=None if is_evaluation else Slot("agreed", state.base_step),
+            into=None if is_evaluation else Slot("agreed", state.step),
+        )
+
+    def _on_averaged(self, state: RoundState, event: Averaged) -> Step:
+        if not self._is_now(state, event) or state.phase is not Phase.AVERAGING:
+            return state, ()
+        averaged = state.replace(result=event.digest, total=event.figures)
+        shard = event.audit
+        if shard is None or shard not in state.sums or state.sums[shard].maker == self.terms.me:
+            return self._agree(averaged)
+        auditing = averaged.replace(phase=Phase.AUDITING, audit=shard)
+        if not self._lacking_for(averaged, shard):  # as the deputy of its owner, or of two members
+            return auditing, (self._add_up(auditing, shard, into=None),)
+        demand = Demand(context=self._context(state).digest(), shard=shard)
+        asked = self._to(state, state.sums[shard].maker, demand, ordinal=shard)
+        return auditing, (asked,)
+
+    def _agree(self, state: RoundState) -> Step:
+        context, commitments = self._context(state).digest(), self._commitments(state)
+        signature = self.terms.sign(agreement_statement(context, state.result, commitments))
+        sums = tuple(state.sums[shard] for shard in sorted(state.sums))
+        message = Agree(context=context, digest=state.result, sums=sums, signature=signature)
+        agreeing = state.replace(phase=Phase.AGREEING, agreed=state.agreed | {self.terms.me})
+        record = self._record_agreement(self.terms.me, message, commitments)
+        return self._advance(agreeing, (record, *self._broadcast(state, message)))
+
+    def _record_agreement(self, by: str, agree: Agree, commitments: bytes) -> Record:
+        about = {"context": agree.context, "digest": agree.digest, "commitments": commitments}
+        return Record(by=by, says="agreement", about=about, signature=agree.signature)
+
+    def _on_agree(self, state: RoundState, event: Received) -> Step:
+        agree = message_as(Agree, event)
+        if not self._is_of_attempt(state, event):
+            return state, ()
+        self._check_context(state, event, agree.context)
+        if not state.result:
+            raise NotYet(f"{event.sender} knows the result before this peer does.")
+        commitments = self._commitments(state)
+        statement = agreement_statement(agree.context, agree.digest, commitments)
+        verify(self.terms.peers[event.sender], agree.signature, statement)
+        self._compare_sums(state, event.sender, agree)
+        if agree.digest != state.result:
+            raise SplitView(f"{event.sender} computed another result from the same sums.")
+        if event.sender in state.agreed:
+            return state, ()
+        noted = state.replace(agreed=state.agreed | {event.sender})
+        return self._advance(noted, (self._record_agreement(event.sender, agree, commitments),))
+
+    def _compare_sums(self, state: RoundState, sender: str, agree: Agree) -> None:
+        """Hold the sums behind another's result to one's own.
+
+        Raises:
+            Malformed, Unauthentic: the list is not one of sums that their makers signed.
+            Equivocation: it is, and a maker signed another sum for this peer.
+        """
+        if tuple(each.shard for each in agree.sums) != self._shards(state).filled:
+            raise Malformed(f"{sender} agreed on something else than the sums of this attempt.")
+        for theirs in agree.sums:
+            ours = state.sums[theirs.shard]
+            if ours.digest == theirs.digest:
+                continue
+            makers = (state.members[theirs.shard], self._deputy(state, state.members[theirs.shard]))
+            if theirs.maker not in makers:
+                raise Unauthentic(f"{sender} names a sum of {theirs.maker}, who is not to make it.")
+            statement = sum_statement(agree.context, theirs.shard, theirs.digest)
+            verify(self.terms.peers[theirs.maker], theirs.signature, statement)
+            raise Equivocation(f"{theirs.maker} signed a sum for {sender} that differs from that of {ours.maker}.")
+
+    # --- recomputation on demand ---------------------------------------------------------------------------------
+
+    def _on_demand(self, state: RoundState, event: Received) -> Step:
+        demand = message_as(Demand, event)
+        if not self._is_of_attempt(state, event):
+            return state, ()
+        self._check_context(state, event, demand.context)
+        made = state.sums.get(demand.shard)
+        if made is None or made.maker != self.terms.me:
+            raise OutOfTurn(f"{event.sender} asks for a sum that this peer did not make.")
+        proofs = tuple(
+            Send(
+                recipient=event.sender,
+                reader=event.sender,
+                turn=state.step,
+                attempt=state.attempt,
+                message=Proof(context=demand.context, shard=demand.shard, member=name),
+                blob=self._own_cut(state, demand.shard)
+                if name == self.terms.me
+                else Cut(self._slot(state, name, demand.shard), state.commits[name].shards[demand.shard]),
+                ordinal=demand.shard * len(state.members) + self._index(state, name),
+            )
+            for name in state.members
+            if name != event.sender
+        )
+        return state, proofs
+
+    def _on_proof(self, state: RoundState, event: Received) -> Step:
+        proof = message_as(Proof, event)
+        if not self._is_of_attempt(state, event):
+            return state, ()
+        self._check_context(state, event, proof.context)
+        if state.audit < 0:  # no longer of interest: its maker was given up
+            return state, ()
+        if proof.shard != state.audit or proof.member not in self._others(state):
+            raise OutOfTurn(f"{event.sender} sent a proof that was not asked for.")
+        if (proof.member, proof.shard) in state.shards:
+            return state, ()
+        self._check_blob(state, event, proof.shard, state.commits[proof.member].shards[proof.shard])
+        taken = state.replace(shards=state.shards | {(proof.member, proof.shard)})
+        effects: tuple[Effect, ...] = (Adopt(slot=self._slot(state, proof.member, proof.shard), are_weights=False),)
+        if not self._lacking_for(taken, proof.shard):
+            effects = (*effects, self._add_up(taken, proof.shard, into=None))
+        return taken, effects
+
+    def _on_recomputed(self, state: RoundState, event: Recomputed) -> Step:
+        if not self._is_now(state, event):
+            return state, ()
+        if event.shard != state.audit:
+            raise IllegalEvent("A sum was recomputed that nobody asked for.")
+        made = state.sums[event.shard]
+        if event.digest != made.digest:
+            raise FalseSum(
+                f"{made.maker} signed a sum that the shards behind it do not add up to.",
+                hint="Its signature is in the transcript; ask that organisation.",
+            )
+        return self._agree(state.replace(audit=-1))

@@ -1,0 +1,222 @@
+"""`ppdl-mq peer drop`, `peer leave`, and the status of masked-average, over a state folder as a peer leaves it."""
+
+from __future__ import annotations
+
+import fcntl
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ppdl_mq.cli.main import run
+from ppdl_mq.config.manifest import Manifest
+from ppdl_mq.config.reading import read_manifest, read_settings
+from ppdl_mq.config.toml_text import toml_value
+from ppdl_mq.peer.folders import state_folder
+from ppdl_mq.peer.orders import Order, take_orders
+from ppdl_mq.peer.progress import Progress
+from ppdl_mq.protocol.phases import Phase
+from tests.config.samples import keys
+
+NAMES = ("basel", "mercy", "zurich")
+SEQUENTIAL = {"turn": 3, "turns": 12}
+ROUNDS = {"round": 3, "rounds": 10, "step": 5, "attempt": 0, "members": list(NAMES), "word": 32}
+
+
+def manifest_file(protocol: str, *, name: str = "heart") -> Path:
+    path = Path(f"{name}.toml")
+    assert run(["trial", "new", str(path), "--protocol", protocol]) == 0
+    with path.open("a") as file:
+        for number, peer in enumerate(NAMES, 1):
+            file.write(f"[[peers]]\nname = {toml_value(peer)}\nkeys = {toml_value(keys(number))}\n")
+    return path
+
+
+def show(manifest: Manifest, progress: dict[str, Any], phase: Phase = Phase.RECEIPTED) -> Path:
+    """Write the status that mercy's peer would."""
+    folder = state_folder(read_settings(Path("mercy.toml")), manifest)
+    folder.mkdir(parents=True, exist_ok=True)
+    status: dict[str, Any] = {
+        "trial": manifest.name,
+        "trial_id": "ab" * 32,
+        "peer": "mercy",
+        "phase": phase.value,
+        "phase_s": 12,
+    }
+    status |= {"waiting_for": ["basel"], "not_there_yet": [], "received": 7, "published_messages": 8}
+    status |= {"published_bytes": 900, "reconnects": 0, "refused": {}}
+    Progress(folder).show(status | progress, now=True)
+    return folder
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Path:
+    """The state folder of mercy in a trial of masked-average, which has come to round 3."""
+    monkeypatch.chdir(tmp_path)
+    given = ["--identity", "mercy.key", "--broker", "embedded:relay.sqlite", "--data", "csv:rows.csv"]
+    assert run(["peer", "new", "mercy.toml", *given]) == 0
+    folder = show(read_manifest(manifest_file("masked-average")), ROUNDS | {"dropped": [], "left": []})
+    capsys.readouterr()
+    return folder
+
+
+@pytest.mark.parametrize("trial", [[], ["--trial", "heart.toml"]], ids=["settings", "manifest"])
+def test_an_order_is_given(folder: Path, trial: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["peer", "drop", "basel", "-c", "mercy.toml", "--yes", *trial]) == 0
+    shown = capsys.readouterr()
+    assert "The order to drop basel is given to mercy in trial heart." in shown.out
+    assert "asked basel by telephone" in shown.err
+    assert run(["peer", "leave", "-c", "mercy.toml", "--yes", *trial]) == 0
+    assert "The order to leave is given" in capsys.readouterr().out
+    assert take_orders(folder) == [Order(drop="basel"), Order()]
+
+
+def test_a_program_is_told_where_the_order_lies(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["peer", "drop", "zurich", "--config", "mercy.toml", "--yes", "--json"]) == 0
+    answer = json.loads(capsys.readouterr().out)
+    file = answer.pop("file")
+    assert Path(file) == folder / "orders" / "drop-zurich"
+    assert answer == {"trial": "heart", "peer": "mercy", "order": "drop", "drop": "zurich", "running": False}
+
+
+def test_a_peer_that_runs_is_said_to_hear_it_at_once(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with (folder / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        assert run(["peer", "leave", "-c", "mercy.toml", "--yes"]) == 0
+    assert "within a second" in capsys.readouterr().out
+    assert run(["peer", "leave", "-c", "mercy.toml", "--yes"]) == 0
+    assert "when it is run again" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("answer", "code"), [("y\n", 0), ("n\n", 130), ("", 130)])
+@pytest.mark.parametrize("words", [["drop", "basel"], ["leave"]], ids=" ".join)
+def test_a_person_is_asked(
+    folder: Path,
+    words: list[str],
+    answer: str,
+    code: int,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr("sys.stdin", io.StringIO(answer))
+    assert run(["peer", *words, "-c", "mercy.toml"]) == code
+    assert "trial heart? [y/N]" in capsys.readouterr().err
+    assert len(take_orders(folder)) == (code == 0)
+
+
+@pytest.mark.parametrize("trial", [[], ["--trial", "heart.toml"]], ids=["settings", "manifest"])
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("mercy", "mercy is this organisation itself"),
+        ("geneva", "geneva is not another peer of trial heart"),
+        ("../../heart", "is not another peer"),
+        ("Basel", "Basel is not another peer"),
+        ("", " is not another peer"),
+    ],
+)
+def test_nobody_else_can_be_dropped(
+    folder: Path, name: str, said: str, trial: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["peer", "drop", name, "-c", "mercy.toml", "--yes", *trial]) == 3
+    assert said in capsys.readouterr().err
+    assert not (folder / "orders").exists()
+
+
+@pytest.mark.parametrize("trial", [[], ["--trial", "heart.toml"]], ids=["settings", "manifest"])
+def test_those_who_have_gone_are_known(folder: Path, trial: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    show(read_manifest(Path("heart.toml")), ROUNDS | {"members": ["mercy"], "dropped": ["basel"], "left": ["zurich"]})
+    for name in ("basel", "zurich"):
+        assert run(["peer", "drop", name, "-c", "mercy.toml", "--yes", *trial]) == 3
+        assert f"{name} has gone from trial heart already." in capsys.readouterr().err
+    assert take_orders(folder) == []
+
+
+def test_a_drop_can_be_ordered_again_while_others_have_not_agreed(folder: Path) -> None:
+    show(read_manifest(Path("heart.toml")), ROUNDS | {"dropped": ["basel"], "left": []})
+    assert run(["peer", "drop", "basel", "-c", "mercy.toml", "--yes"]) == 0
+    assert take_orders(folder) == [Order(drop="basel")]
+
+
+@pytest.mark.parametrize("protocol", ["server-aided", "fully-connected"])
+@pytest.mark.parametrize("words", [["drop", "basel"], ["leave"]], ids=" ".join)
+@pytest.mark.parametrize("has_trial", [False, True])
+def test_a_sequential_trial_cannot_do_without_a_peer(
+    folder: Path, protocol: str, words: list[str], has_trial: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for file in folder.iterdir():
+        file.unlink()
+    manifest = manifest_file(protocol, name="turns")
+    other = show(read_manifest(manifest), SEQUENTIAL, Phase.AWAITING_TURN)
+    trial = ["--trial", str(manifest)] if has_trial else []
+    assert run(["peer", *words, "-c", "mercy.toml", "--yes", *trial]) == 3
+    assert "Trial turns cannot go on without a peer: only masked-average can." in capsys.readouterr().err
+    assert take_orders(other) == []
+
+
+def test_the_protocol_is_said_before_the_peer_ever_ran(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    manifest = manifest_file("server-aided", name="turns")
+    assert run(["peer", "leave", "-c", "mercy.toml", "--yes", "--trial", str(manifest)]) == 3
+    assert "only masked-average can" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("phase", "said"),
+    [
+        (Phase.ENDED, "has ended for mercy"),
+        (Phase.LEFT, "has ended for mercy"),
+        (Phase.AWAITING_HELLOS, "has not begun here"),
+        (Phase.AWAITING_INITIAL, "has not begun here"),
+    ],
+)
+@pytest.mark.parametrize("words", [["drop", "basel"], ["leave"]], ids=" ".join)
+def test_there_is_a_time_for_orders(
+    folder: Path, phase: Phase, said: str, words: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    progress = ROUNDS | {"dropped": [], "left": []}
+    if "begun" in said:
+        progress |= {"round": 0, "step": 0, "members": []}
+    show(read_manifest(Path("heart.toml")), progress, phase)
+    assert run(["peer", *words, "-c", "mercy.toml", "--yes"]) == 3
+    assert said in capsys.readouterr().err
+    assert take_orders(folder) == []
+
+
+def test_a_trial_that_never_ran_here_takes_no_orders(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    other = manifest_file("masked-average", name="lungs")
+    assert run(["peer", "leave", "-c", "mercy.toml", "--trial", str(other), "--yes"]) == 3
+    assert "Start the peer first" in capsys.readouterr().err
+    show(read_manifest(other), ROUNDS | {"dropped": [], "left": []})
+    assert run(["peer", "leave", "-c", "mercy.toml", "--yes"]) == 3
+    assert "Name one with --trial FILE" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({}, "awaiting receipts, waiting for basel; round 3 of 10, attempt 0, 3 members\n"),
+        ({"attempt": 2, "members": ["mercy"]}, "; round 3 of 10, attempt 2, 1 member\n"),
+        ({"word": 64}, "; round 3 of 10, attempt 0, 3 members, in 64 bits\n"),
+        ({"step": 6, "word": 64}, "; evaluation of round 3 of 10, attempt 0, 3 members\n"),
+        ({"round": 0, "step": 0}, "; round 0 of 10, attempt 0, 3 members\n"),
+        ({"dropped": ["basel"], "left": ["zurich"]}, "\n  dropped by this organisation: basel\n  left: zurich\n"),
+    ],
+)
+def test_the_status_of_rounds(
+    folder: Path, changes: dict[str, Any], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    written = ROUNDS | {"dropped": [], "left": []} | changes
+    show(read_manifest(Path("heart.toml")), written)
+    assert run(["peer", "status", "-c", "mercy.toml"]) == 0
+    assert said in capsys.readouterr().out
+    assert run(["peer", "status", "-c", "mercy.toml", "--json"]) == 0
+    answer = json.loads(capsys.readouterr().out)
+    assert {key: answer[key] for key in written} == written
+
+
+def test_the_status_of_turns_stays(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    show(read_manifest(Path("heart.toml")), SEQUENTIAL, Phase.AWAITING_TURN)
+    assert run(["peer", "status", "-c", "mercy.toml"]) == 0
+    assert "  awaiting turn, waiting for basel; turn 3 of 12\n" in capsys.readouterr().out
