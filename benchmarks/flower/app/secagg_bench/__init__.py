@@ -1,0 +1,1 @@
+"""One round of SecAgg+ without training, as an app of Flower."""
