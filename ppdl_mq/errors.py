@@ -189,11 +189,25 @@ class OutOfTurn(RemoteError):
 
 
 class Equivocation(RemoteError):
-    """A peer signed two different messages where the protocol allows one."""
+    """A peer signed two different messages where the protocol allows one.
+
+    Args:
+        message: one sentence that says what is wrong.
+        hint: the next step.
+        records: the signed statements that show it, for the transcript.
+    """
+
+    def __init__(self, message: str, *, hint: str = "", records: tuple[object, ...] = ()) -> None:
+        super().__init__(message, hint=hint)
+        self.records = records
 
 
 class SplitView(Equivocation):
-    """Two peers were told different things; who did it, two transcripts show."""
+    """Two peers were told different things; who did it, two transcripts show. Arguments as above."""
+
+    def __init__(self, message: str, *, hint: str = "", records: tuple[object, ...] = ()) -> None:
+        asks = "`ppdl-mq trial verify-log A.log B.log` on two peers' transcripts names who told them different things."
+        super().__init__(message, hint=hint or asks, records=records)
 
 
 class FalseSum(Equivocation):

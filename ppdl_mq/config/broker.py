@@ -64,7 +64,10 @@ class BrokerAddress:
         if colon and scheme == "embedded":
             if not rest:
                 raise ConfigError("The broker's URL names no file.", hint=_FORMS)
-            return cls(scheme="embedded", path=Path(rest).expanduser())
+            try:
+                return cls(scheme="embedded", path=Path(rest).expanduser())
+            except RuntimeError:
+                raise ConfigError("The broker's URL names the home of a user who has none here.", hint=_FORMS) from None
         try:
             parts = urlsplit(url)
             port, password, host = parts.port, parts.password, parts.hostname

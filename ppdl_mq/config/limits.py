@@ -19,6 +19,7 @@ MAX_SAMPLE_VALUES: Final = 1_000_000_000  # numbers in one input sample
 MAX_MANIFEST_BYTES: Final = 256 * 1024
 MAX_SETTINGS_BYTES: Final = 256 * 1024
 MAX_ARGUMENT_DEPTH: Final = 8  # tables and arrays within each other, in a file that a person writes
+MAX_KEY_WORDS: Final = 32  # joined by dots, in a file that a person writes
 MAX_DIFFERENCES: Final = 20  # fields named when two manifests differ
 
 # A message.

@@ -3,12 +3,22 @@
 from __future__ import annotations
 
 import math
+import re
 import tomllib
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from ppdl_mq.config import limits
 from ppdl_mq.errors import ConfigError
+
+# Strings of all four sorts (an open one to its end), comments, words, blanks, and what else there is.
+_TOKENS: Final = re.compile(
+    r'"""(?:\\.|[^\\])*?(?:"""|\Z)'
+    r"|'''.*?(?:'''|\Z)"
+    r'|"(?:\\.|[^"\\\n])*+"?'
+    r"|'[^'\n]*+'?|#[^\n]*+|[\w-]++|[ \t]++|.",
+    re.DOTALL,
+)
 
 
 def read_text(path: Path, *, limit_bytes: int, error: type[ConfigError]) -> str:
@@ -44,11 +54,30 @@ def parse_toml(text: str, *, source: str, error: type[ConfigError]) -> dict[str,
         ConfigError: as `error`; not TOML, or nested too deeply.
     """
     try:
-        return tomllib.loads(text)
+        return toml_of(text)
     except tomllib.TOMLDecodeError as fault:
         raise error(f"{source}: is not TOML: {fault}.") from None
     except (RecursionError, ValueError):  # ValueError: an integer of thousands of digits
         raise error(f"{source}: is not TOML that this program can hold.") from None
+
+
+def toml_of(text: str) -> dict[str, Any]:
+    """Return the tables of a TOML text, as `tomllib.loads`; for a key of n words that one takes memory as n squared.
+
+    Raises:
+        ValueError: not TOML, or a dotted key has more than `limits.MAX_KEY_WORDS` words.
+        RecursionError: nested too deeply.
+    """
+    words, follows = 0, False  # so many words of one key, and whether a dot came last
+    for piece in _TOKENS.findall(text) if text.count(".") >= limits.MAX_KEY_WORDS else ():
+        if piece == ".":
+            follows = True
+        elif piece[0] not in " \t":
+            is_word = piece[0] in "\"'_-" or piece[0].isalnum()
+            words, follows = (words * follows + 1) * is_word, False
+            if words > limits.MAX_KEY_WORDS:
+                raise ValueError("a dotted key of too many words")
+    return tomllib.loads(text)
 
 
 def fault_of_plain(value: object, *, field: str = "", depth: int = 0) -> str | None:

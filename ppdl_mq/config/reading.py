@@ -86,7 +86,12 @@ def settings_from_text(text: str, *, source: str, folder: Path) -> PeerSettings:
     for table, name in ((settings, "passphrase"), (settings.broker, "password")):
         if getattr(table, f"{name}_env") is not None and getattr(table, f"{name}_file") is not None:
             raise PeerFileError(f"{source}: {name}_env and {name}_file exclude each other.", hint="Remove one of them.")
-    return _with_absolute_paths(settings, folder)
+    try:
+        return _with_absolute_paths(settings, folder)
+    except RuntimeError:  # of expanduser
+        raise PeerFileError(
+            f"{source}: a path begins with ~ and the name of a user who has no home here.", hint="Write the whole path."
+        ) from None
 
 
 def _validated(data: dict[str, Any], model: type[S], *, source: str, error: type[ConfigError]) -> S:

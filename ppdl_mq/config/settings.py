@@ -74,6 +74,7 @@ class PeerSettings(Section):
         sample_seed: fixes the private order of samples, so that a demonstration can be repeated.
         audit_rate: in masked-average, how often this peer asks for the shards behind a sum and adds them up again: 0
             for never, 1 for every sum.
+        checkpoint_s: seconds between two checkpoints of a turn that is being trained; 0 for none at all.
         broker: the relay.
         data: the samples.
     """
@@ -93,5 +94,6 @@ class PeerSettings(Section):
     mode: Literal["production", "rehearsal"] = "production"
     sample_seed: int | None = Field(default=None, ge=0, lt=2**63)
     audit_rate: float = Field(default=0.05, ge=0, le=1, allow_inf_nan=False)
+    checkpoint_s: float = Field(default=60.0, ge=0, allow_inf_nan=False)
     broker: Broker
     data: OwnData

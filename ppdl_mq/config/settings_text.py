@@ -61,6 +61,7 @@ device = {device}  # or "auto", "cpu", "cuda", "cuda:N", "mps"
 # sample_seed = 1
 # Of masked-average, 0 to 1: how often this peer asks for the shards behind a sum and adds them up again.
 # audit_rate = 0.05
+# checkpoint_s = 60.0  # seconds between two checkpoints in the middle of a turn; 0 for none
 
 [broker]
 # amqp://user@host:port/vhost, amqps://... or embedded:PATH. Never with a password.

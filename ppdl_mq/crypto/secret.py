@@ -18,7 +18,7 @@ class Secret:
     __slots__ = ("_value",)
 
     def __init__(self, value: bytes) -> None:
-        self._value = bytes(value)
+        self._value = bytes(memoryview(value))  # bytes(n) would be n zeros
 
     def reveal(self) -> bytes:
         """Return the bytes, for use in a primitive."""

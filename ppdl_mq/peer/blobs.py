@@ -25,8 +25,11 @@ class Blobs:
     def __init__(self, journal: Journal) -> None:
         self._journal = journal
         self._folder = journal.folder / "blobs"
-        self._folder.mkdir(exist_ok=True, mode=0o700)
-        self._sweep()
+        try:
+            self._folder.mkdir(exist_ok=True, mode=0o700)
+            self._sweep()
+        except OSError as fault:
+            raise JournalError(f"The folder {self._folder} of the journal cannot be used: {fault.strerror}.") from None
 
     def put(self, content: bytes | bytearray | memoryview) -> int:
         """Keep a byte string and return its number. Call within a transaction."""
@@ -112,7 +115,10 @@ class BlobWriter:
     def __init__(self, path: Path, blob: int, size_bytes: int) -> None:
         self.blob = blob
         self._new_in = None if path.exists() else path.parent
-        self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as fault:
+            raise JournalError(f"The file {path} of the journal cannot be opened: {fault.strerror}.") from None
         if os.fstat(self._file).st_size != size_bytes:
             os.truncate(self._file, size_bytes)
 

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Final
 
+from ppdl_mq.errors import JournalError
 from ppdl_mq.peer.intake import Intake
 from ppdl_mq.peer.journal import Journal
 from ppdl_mq.peer.live import LiveMark, LiveSecrets
@@ -19,6 +20,7 @@ from ppdl_mq.peer.transcript import Transcript
 from ppdl_mq.protocol.effects import Discard, Effect, Forget, PublishAgain, Record, Send, Withdraw
 from ppdl_mq.protocol.events import Event
 from ppdl_mq.protocol.machine import Machine
+from ppdl_mq.protocol.restoring import restored_state
 from ppdl_mq.protocol.session import SessionState
 from ppdl_mq.wire import canonical
 
@@ -113,7 +115,7 @@ class Driver:
         try:
             with self._journal.transaction():
                 yield
-                mark = self._journal_state()
+                fresh = self._journal_state()
         except BaseException:
             self.state = before
             self._posted.clear()
@@ -121,9 +123,9 @@ class Driver:
         finally:
             self._in_batch = False
         self._stored = self.state
-        if mark is not None:
-            self._mark = mark
-            self._live.drop_others(mark)
+        if fresh is not None:
+            self._mark, self._secrets_digest = fresh
+            self._live.drop_others(self._mark)
         if any(isinstance(effect, Record) for effect in self._posted):
             self._transcript.flush()
         self._pending += self._posted
@@ -140,6 +142,13 @@ class Driver:
                 self._carry_out(self._pending.popleft())
         finally:
             self._is_carrying = False
+
+    def record(self, records: tuple[object, ...]) -> None:
+        """Add to the transcript what the machine refused to go on after. Call within a batch."""
+        for each in records:
+            assert isinstance(each, Record), "an Equivocation carries entries of the transcript"
+            self._transcript.add(each)
+            self._posted.append(each)
 
     def resume(self) -> None:
         """Begin anew what was under way when the journal was left."""
@@ -181,8 +190,8 @@ class Driver:
             case Record():
                 self._transcript.add(effect)
 
-    def _journal_state(self) -> LiveMark | None:
-        """Keep the state; return the mark of its secrets where they changed. Called last in a transaction."""
+    def _journal_state(self) -> tuple[LiveMark, bytes] | None:
+        """Keep the state; return mark and digest of its secrets where they changed. Called last in a transaction."""
         if self.state is self._stored or self.state == self._stored:
             return None
         data = self.state.as_data()
@@ -193,19 +202,28 @@ class Driver:
             return None
         mark = self._live.write(secrets)  # on disk before the commit that names it, and beside the earlier one
         self._journal.keep_secret_fact(_LIVE_FACT, mark.as_data())
-        self._secrets_digest = digest
-        return mark
+        return mark, digest
 
     def _stored_state(self) -> SessionState:
         noted = self._journal.secret_fact(_LIVE_FACT)
-        self._mark = None if noted is None else LiveMark.from_data(noted)
+        try:
+            self._mark = None if noted is None else LiveMark.from_data(noted)
+        except TypeError:  # of another version of this program
+            raise JournalError(
+                f"The journal in {self._journal.folder} names its live secrets in another form."
+            ) from None
         secrets = self._live.load(self._mark)
         data = self._journal.secret_fact(_STATE_FACT)
+        if (data is None) is not (secrets is None):  # they are journalled together
+            raise JournalError(
+                f"The journal in {self._journal.folder} has lost a part of its state.",
+                hint="Keep the folder for inspection and start a renewed trial.",
+            )
         if data is None or secrets is None:
             initial: SessionState = self.machine.initial()
             return initial
         self._secrets_digest = _digest(secrets)
-        restored: SessionState = self.machine.restored(data | {"secrets": secrets})
+        restored: SessionState = restored_state(self.machine, data | {"secrets": secrets})
         return restored
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from ppdl_mq.errors import Equivocation
+from ppdl_mq.errors import Equivocation, SplitView
 from ppdl_mq.peer.journal import Journal
 from ppdl_mq.wire.envelope import Opened
 from ppdl_mq.wire.messages import encode_meta
@@ -22,6 +22,8 @@ def keep_evidence(journal: Journal, error: Equivocation, opened: Opened) -> None
     """
     evidence = {
         "reason": error.message,
+        "hint": error.hint,
+        "split": isinstance(error, SplitView),
         "sender": opened.header.sender,
         "header": opened.header.encode(),
         "meta": encode_meta(opened.message),
@@ -39,6 +41,8 @@ def refuse_after_equivocation(journal: Journal) -> None:
     """
     evidence = journal.secret_fact(_FACT)
     if evidence is not None:
+        if evidence["split"]:  # who told whom what, one peer alone cannot know
+            raise SplitView(evidence["reason"], hint=evidence["hint"])
         raise Equivocation(
             evidence["reason"],
             hint=f"The proof is in {journal.folder}. Settle it with that organisation, then start a renewed trial.",

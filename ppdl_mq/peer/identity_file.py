@@ -17,11 +17,10 @@ import binascii
 import os
 import secrets
 import stat
-import tomllib
 from pathlib import Path
 from typing import Any, Final
 
-from ppdl_mq.config import limits
+from ppdl_mq.config import limits, plain
 from ppdl_mq.crypto import passphrase as sealing
 from ppdl_mq.crypto.identity import SECRET_BYTES, Identity, PublicIdentity
 from ppdl_mq.crypto.secret import Secret
@@ -162,7 +161,7 @@ def _checked_passphrase(value: bytes, source: str) -> Secret:
 def _read(path: Path) -> tuple[dict[str, Any], str]:
     """Return the fields and the public line, whose signature has been checked."""
     try:
-        fields = tomllib.loads(_read_private(path, limits.MAX_IDENTITY_BYTES).decode("utf-8"))
+        fields = plain.toml_of(_read_private(path, limits.MAX_IDENTITY_BYTES).decode("utf-8"))
     except (ValueError, RecursionError):  # from None: the cause would carry the file's text
         raise IdentityError(f"{path}: is not an identity file.", hint="`ppdl-mq identity new` writes one.") from None
     if fields.get("format") != FORMAT or fields.keys() not in (_OPEN_KEYS, _SEALED_KEYS):
@@ -238,7 +237,7 @@ def _raw(path: Path, fields: dict[str, Any], name: str) -> bytes:
 
 def _count(path: Path, fields: dict[str, Any], name: str) -> int:
     value = fields[name]
-    if type(value) is not int:
+    if type(value) is not int or not 0 <= value < 2**63:  # a number of thousands of digits could not even be printed
         raise _damaged(path, name)
     return value
 

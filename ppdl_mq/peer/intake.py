@@ -20,7 +20,7 @@ from ppdl_mq.protocol.keyring import Keyring
 from ppdl_mq.protocol.session import SessionState
 from ppdl_mq.protocol.terms import WEIGHTS, Terms
 from ppdl_mq.wire.envelope import BodyDigest, Opened, read_body
-from ppdl_mq.wire.header import NO_SESSION, Header, decode_header, split_part
+from ppdl_mq.wire.header import NO_SESSION, Header, split_part
 from ppdl_mq.wire.kinds import Kind
 
 _PAST_FACT: Final = "long past"
@@ -91,6 +91,7 @@ class Intake:
         self._chunk_bytes = chunk_bytes
         self._digests: dict[int, bytes] = {}  # of the weights of complete messages, by row
         self._past = int.from_bytes(journal.fact(_PAST_FACT) or b"", "big")
+        self._offered = 0  # the newest row that the machine was offered; older ones that are still there came too early
         self._open: dict[tuple[str, bytes], _Assembly] = dict(self._reload())
 
     def take(self, state: SessionState, part: bytes, *, came_to: str) -> Header | None:
@@ -154,8 +155,12 @@ class Intake:
 
     def complete(self) -> list[tuple[int, Header, int]]:
         """Return (row, header, blob) of every complete message that was not worked on yet, oldest first."""
-        found = self._journal.db.execute("SELECT id, header, blob FROM incoming WHERE complete = 1 ORDER BY id")
-        return [(row, decode_header(header)[0], blob) for row, header, blob in found.fetchall()]
+        found = self._journal.db.execute(
+            "SELECT id, header, blob FROM incoming WHERE complete = 1 ORDER BY id"
+        ).fetchall()
+        self._offered = max((row for row, _, _ in found), default=self._offered)
+        names = self._terms.addresses
+        return [(row, self._journal.header(header, names), blob) for row, header, blob in found]
 
     def read(self, row: int, header: Header, blob: int) -> Arrived:
         """Check the signature of a complete message and decode it.
@@ -300,9 +305,12 @@ class Intake:
 
     def _begin(self, header: Header, plaintext: bytes) -> _Assembly:
         """Make room for a message; the only part of a small one waits for `flush` in memory."""
-        pending = self._journal.db.execute("SELECT count(*) FROM incoming WHERE sender = ?", (header.sender,))
-        rowless = sum(1 for (sender, _), each in self._open.items() if sender == header.sender and not each.row)
-        if pending.fetchone()[0] + rowless >= limits.MAX_OPEN_MESSAGES_PER_SENDER:
+        # What is whole and was not offered yet is about to be: an honest peer may have many small ones on the way.
+        pending = self._journal.db.execute(
+            "SELECT count(*) FROM incoming WHERE sender = ? AND (complete = 0 OR id <= ?)",
+            (header.sender, self._offered),
+        )
+        if pending.fetchone()[0] >= limits.MAX_OPEN_MESSAGES_PER_SENDER:
             raise OutOfTurn(f"Too many messages of {header.sender} miss parts, or came too early.")
         digest = BodyDigest(header)
         if header.parts == 1 and header.body_bytes <= INLINE_BYTES:  # one commit, that of `flush`, is enough for it
@@ -332,7 +340,7 @@ class Intake:
     def _reload(self) -> Iterator[tuple[tuple[str, bytes], _Assembly]]:
         rows = self._journal.db.execute("SELECT id, header, blob FROM incoming WHERE complete = 0").fetchall()
         for row, encoded, blob in rows:
-            header = decode_header(encoded)[0]
+            header = self._journal.header(encoded, self._terms.addresses)
             parts = self._journal.db.execute("SELECT part FROM incoming_part WHERE incoming = ?", (row,))
             got = {part for (part,) in parts}
             if header.parts == 1:  # its row was written, its part was not journalled: it will come again

@@ -8,7 +8,7 @@ from __future__ import annotations
 import fcntl
 import os
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
@@ -21,6 +21,7 @@ from ppdl_mq.crypto.seal import open_sealed, seal
 from ppdl_mq.crypto.secret import Secret
 from ppdl_mq.errors import AlreadyRunning, JournalError, Malformed, Unauthentic
 from ppdl_mq.wire import canonical
+from ppdl_mq.wire.header import Header, decode_header
 
 _FORMAT: Final = 2
 _SCHEMA: Final = """
@@ -71,9 +72,12 @@ class Journal:
         self._unlink_after: list[Path] = []
         try:
             self.db = self._open(trial_id, identity)
-        except sqlite3.Error as fault:
+        except (sqlite3.Error, UnicodeDecodeError) as fault:  # UnicodeDecodeError: of SQLite's own words, which quote it
             os.close(self._lock)
             raise _damaged(folder, str(fault)) from None
+        except OSError as fault:
+            os.close(self._lock)
+            raise _damaged(folder, fault.strerror or "") from None
         except JournalError:
             os.close(self._lock)
             raise
@@ -125,9 +129,27 @@ class Journal:
             raise
         self.db.execute("RELEASE inner_block")
 
-    def damaged(self, fault: sqlite3.Error) -> JournalError:
+    def damaged(self, fault: sqlite3.Error | OverflowError) -> JournalError:
         """Return the error for a person of a fault that SQLite reported."""
         return _damaged(self.folder, str(fault))
+
+    def header(self, raw: bytes, names: Container[str]) -> Header:
+        """Return a header that was kept.
+
+        Args:
+            raw: as it was kept.
+            names: of everybody who may stand in it.
+
+        Raises:
+            JournalError: it does not decode any more, or names somebody else.
+        """
+        try:
+            header = decode_header(raw)[0]
+        except Malformed:
+            raise _damaged(self.folder, "a header in it does not decode") from None
+        if header.sender not in names or header.recipient not in names:
+            raise _damaged(self.folder, "a header in it names somebody who has no part in the trial")
+        return header
 
     def unlink_on_commit(self, path: Path) -> None:
         """Remove a file when the transaction has succeeded, so that no row ever names a missing one."""
@@ -175,6 +197,9 @@ class Journal:
             db.executemany("INSERT INTO fact VALUES (?, ?)", belongs.items())
             db.execute("COMMIT")
             return db
+        if (wrong := _first_fault(db)) is not None:
+            db.close()
+            raise _damaged(self.folder, wrong)
         found = {name: bytes(value) for name, value in db.execute("SELECT name, value FROM fact")}
         for name, value in belongs.items():
             if found.get(name) != value:
@@ -186,15 +211,29 @@ class Journal:
         return db
 
 
+def _first_fault(db: sqlite3.Connection) -> str | None:
+    """Return what SQLite finds wrong in its pages, or the first column with a value that is not of its type."""
+    (found,) = db.execute("PRAGMA quick_check(1)").fetchone()
+    if found != "ok":
+        return str(found)
+    tables = "SELECT name FROM sqlite_master WHERE type = 'table' AND name NOT LIKE 'sqlite_%'"
+    for (table,) in db.execute(tables).fetchall():
+        for _, column, kind, *_ in db.execute(f"PRAGMA table_info({table})").fetchall():
+            odd = f"SELECT count(*) FROM {table} WHERE typeof({column}) NOT IN (?, 'null')"  # noqa: S608 (our own names)
+            if db.execute(odd, (kind.lower(),)).fetchone()[0]:
+                return f"{table}.{column} holds what was never put there"
+    return None
+
+
 def _take_lock(folder: Path) -> int:
     try:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         folder.chmod(0o700)  # it may have been there already
+        lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as fault:
         raise JournalError(
             f"The state folder {folder} cannot be used: {fault.strerror}.", hint="It must belong to the peer's user."
         ) from fault
-    lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:

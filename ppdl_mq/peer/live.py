@@ -153,12 +153,13 @@ class LiveSecrets:
 
     def _opened(self, mark: LiveMark) -> dict[str, Any]:
         try:
-            handle = os.open(self._folder / mark.name, _READ_FLAGS)
+            file = open(self._folder / mark.name, "rb", opener=lambda path, _: os.open(path, _READ_FLAGS))  # noqa: SIM115
         except FileNotFoundError:
             self._refuse("the file of its live secrets is missing")
-        except OSError:
+        except OSError:  # a folder, too
             self._refuse("the file of its live secrets cannot be opened")
-        with os.fdopen(handle, "rb") as file:
+        with file:
+            handle = file.fileno()
             status = os.fstat(handle)
             if not stat.S_ISREG(status.st_mode) or (status.st_ino, born_ns(handle)) != (mark.inode, mark.born_ns):
                 self._refuse("the file of its live secrets is a copy")

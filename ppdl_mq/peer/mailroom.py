@@ -167,6 +167,7 @@ class Mailroom:
             return None
         except Equivocation as error:
             keep_evidence(self._journal, error, arrived.opened)
+            self._driver.record(error.records)
             self._intake.settle(row, header)
             return error
         except RemoteError as error:

@@ -11,14 +11,14 @@ import enum
 import logging
 import random
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 from nacl.utils import random as system_random
 
 from ppdl_mq.config import limits
-from ppdl_mq.errors import NotTaken, Unroutable
+from ppdl_mq.errors import JournalError, NotTaken, Unroutable
 from ppdl_mq.peer.blobs import Blobs
 from ppdl_mq.peer.journal import Journal
 from ppdl_mq.peer.slots import Slots
@@ -30,7 +30,7 @@ from ppdl_mq.protocol.slots import Cut
 from ppdl_mq.protocol.terms import Terms
 from ppdl_mq.transport.base import Transport
 from ppdl_mq.wire.envelope import NONCE_BASE_BYTES, body_bytes, seal_parts
-from ppdl_mq.wire.header import MESSAGE_ID_BYTES, NO_SESSION, Header, decode_header, stride_for
+from ppdl_mq.wire.header import MESSAGE_ID_BYTES, NO_SESSION, Header, stride_for
 from ppdl_mq.wire.kinds import Kind
 from ppdl_mq.wire.messages import decode_meta, encode_meta
 
@@ -87,19 +87,28 @@ class _Waiting:
     fate: Fate
 
 
-class _Counted:
-    """Parts on their way to the relay, counted as they go."""
+@dataclass(slots=True)
+class _Try:
+    """A message on its way to the relay.
 
-    def __init__(self, parts: Iterator[bytes]) -> None:
-        self._parts = parts
-        self.count = 0
-        self.size_bytes = 0
+    Args:
+        letter: which.
+        parts: sealed one by one, as the relay takes them.
+        is_sealed: whether there was a key for it.
+        messages: how many parts were taken.
+        size_bytes: of these.
+    """
 
-    def __iter__(self) -> Iterator[bytes]:
-        for part in self._parts:
-            self.count += 1
-            self.size_bytes += len(part)
-            yield part
+    letter: Letter
+    parts: Generator[bytes] | None = None
+    is_sealed: bool = False
+    messages: int = 0
+    size_bytes: int = 0
+
+    def close(self) -> None:
+        """Let go of what the parts are made from; they may have been left in the middle."""
+        if self.parts is not None:
+            self.parts.close()
 
 
 class Outbox:
@@ -142,50 +151,76 @@ class Outbox:
 
     def due(self) -> list[Letter]:
         """Return the unsent messages in order, but for those whose recipient is to be left alone for a while."""
-        rows = self._journal.db.execute(
-            "SELECT id, kind, turn, attempt, recipient, header FROM outgoing WHERE sent = 0 ORDER BY id"
-        )
+        rows = self._journal.db.execute("SELECT id, header FROM outgoing WHERE sent = 0 ORDER BY id")
+        headers = [(row, self._journal.header(encoded, self._terms.addresses)) for row, encoded in rows.fetchall()]
         return [
             Letter(
                 row=row,
-                kind=Kind(kind),
-                turn=turn,
-                attempt=attempt,
-                recipient=recipient,
-                message_id=decode_header(header)[0].message_id,
+                kind=header.kind,
+                turn=header.turn,
+                attempt=header.attempt,
+                recipient=header.recipient,
+                message_id=header.message_id,
             )
-            for row, kind, turn, attempt, recipient, header in rows.fetchall()
-            if self._is_due(recipient)
+            for row, header in headers
+            if self._is_due(header.recipient)
         ]
 
-    def publish(self, transport: Transport, state: SessionState, letter: Letter) -> Fate:
-        """Publish every part of a message.
+    def publish_all(self, transport: Transport, state: SessionState, letters: Sequence[Letter]) -> list[Fate]:
+        """Publish every part of some messages, in order, and wait for the relay once.
 
         Args:
             transport: connected.
             state: of the machine; has the keys.
-            letter: unsent.
+            letters: unsent.
 
         Raises:
             RelayLost: the connection broke; nothing is forgotten.
             MessageTooLarge: the relay refuses parts of this size.
         """
-        if not self._is_due(letter.recipient):  # an earlier message found no inbox, or no room: keep the order
-            return self._waiting[letter.recipient].fate
+        tries = [_Try(letter) for letter in letters]
         try:
-            with self._parts(state, letter) as parts:
-                if parts is None:
-                    log.debug("A %s to %s is dropped with its key.", letter.kind.name, letter.recipient)
-                    self._drop("id = ?", letter.row)
-                    return Fate.DROPPED
-                transport.publish(letter.recipient, parts)
-                self.published_messages += parts.count
-                self.published_bytes += parts.size_bytes
-        except Unroutable:
-            return self._delay(letter.recipient, Fate.NO_INBOX)
-        except NotTaken as error:
-            log.warning("%s Trying again.", error)
-            return self._delay(letter.recipient, Fate.LATER)
+            refusals = transport.publish_all((each.letter.recipient, self._sealed(state, each)) for each in tries)
+        finally:
+            for each in tries:
+                each.close()
+        fates = []
+        delayed: dict[str, Fate] = {}  # several refusals at once are one reason to wait
+        for tried, refusal in zip(tries, refusals, strict=True):
+            recipient = tried.letter.recipient
+            if refusal is not None and recipient not in delayed:
+                delayed[recipient] = self._refused(recipient, refusal)
+            fates.append(self._taken(tried) if refusal is None else delayed[recipient])
+        return fates
+
+    def _sealed(self, state: SessionState, tried: _Try) -> Generator[bytes]:
+        tried.parts = self._counted(state, tried)
+        return tried.parts
+
+    def _counted(self, state: SessionState, tried: _Try) -> Generator[bytes]:
+        with self._parts(state, tried.letter) as parts:
+            if parts is None:
+                return
+            tried.is_sealed = True
+            for part in parts:
+                tried.messages += 1
+                tried.size_bytes += len(part)
+                yield part
+
+    def _refused(self, recipient: str, refusal: Unroutable | NotTaken) -> Fate:
+        if isinstance(refusal, Unroutable):
+            return self._delay(recipient, Fate.NO_INBOX)
+        log.warning("%s Trying again.", refusal)
+        return self._delay(recipient, Fate.LATER)
+
+    def _taken(self, tried: _Try) -> Fate:
+        letter = tried.letter
+        if not tried.is_sealed:
+            log.debug("A %s to %s is dropped with its key.", letter.kind.name, letter.recipient)
+            self._drop("id = ?", letter.row)
+            return Fate.DROPPED
+        self.published_messages += tried.messages
+        self.published_bytes += tried.size_bytes
         self._waiting.pop(letter.recipient, None)
         return Fate.CONFIRMED
 
@@ -277,7 +312,7 @@ class Outbox:
         )
 
     @contextmanager
-    def _parts(self, state: SessionState, letter: Letter) -> Iterator[_Counted | None]:
+    def _parts(self, state: SessionState, letter: Letter) -> Iterator[Iterator[bytes] | None]:
         """Give the sealed parts of a message one by one; None where the key to seal them is gone."""
         sealed, part_bytes, slot, start, size_bytes, digest, meta, nonce, encoded = self._journal.db.execute(
             "SELECT sealed, part_bytes, slot, start, bytes, digest, meta, nonce, header FROM outgoing WHERE id = ?",
@@ -285,9 +320,9 @@ class Outbox:
         ).fetchone()
         if sealed is not None:
             with self._blobs.view(sealed) as whole:
-                yield _Counted(_split(whole, part_bytes))
+                yield _split(whole, part_bytes)
             return
-        header = decode_header(encoded)[0]
+        header = self._journal.header(encoded, self._terms.addresses)
         key = self._keyring.key(state, header)
         if key is None:
             yield None
@@ -296,7 +331,7 @@ class Outbox:
             message = decode_meta(header.kind, meta)
             parts = seal_parts(header, message, key, self._terms.sign, blob=blob, blob_digest=digest, nonce_base=nonce)
             try:
-                yield _Counted(parts)
+                yield parts
             finally:
                 parts.close()  # it may have been left in the middle, and holds the mapped file
 
@@ -321,5 +356,7 @@ class Outbox:
 
 
 def _split(sealed: memoryview, part_bytes: int) -> Iterator[bytes]:
+    if part_bytes < 1:
+        raise JournalError("The journal holds a message in parts of no size.")
     for start in range(0, len(sealed), part_bytes):
         yield bytes(sealed[start : start + part_bytes])

@@ -12,7 +12,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, cast
 
-from ppdl_mq.errors import Overflow, PeerAbsent
+from ppdl_mq.errors import Dropped, Overflow, PeerAbsent
 from ppdl_mq.peer.hands import Hands, Tools
 from ppdl_mq.peer.vectors import Vectors, figures_in
 from ppdl_mq.protocol.effects import (
@@ -37,6 +37,7 @@ from ppdl_mq.protocol.events import (
     Recomputed,
     Trained,
 )
+from ppdl_mq.protocol.masked_average.machine import MaskedAverageMachine
 from ppdl_mq.protocol.masked_average.outcome import figures_of
 from ppdl_mq.protocol.masked_average.state import RoundState
 from ppdl_mq.protocol.phases import Phase
@@ -106,8 +107,8 @@ class RoundHands(Hands):
                 self._submit(slots, lambda views, _: self._average(effect, views))
             case NoteRound():
                 self._note_round(effect)
-            case KeepModel():
-                self.keep_model(effect, round=self.rounds.round)
+            case KeepModel(slot=slot):  # a peer that leaves early has the weights of an earlier round
+                self.keep_model(effect, round=(slot.step + 1) // 2)
 
     def note(self, result: object) -> None:
         """Hand a result to the machine, and keep its byte string if the machine still wants it."""
@@ -120,15 +121,19 @@ class RoundHands(Hands):
                 self.tools.slots.put(result.into, result.content)
 
         self.tools.driver.post(result.event, also=keep)
+        if isinstance(result.event, Trained):
+            self.tools.worker.forget(result.event.turn)
         if result.facts is not None:
             self.tools.progress.note(**result.facts)
 
     def before_round(self) -> None:
-        """Look whether somebody has been waited for too long, where the manifest sets a time for that.
+        """Look whether the others go on without this peer, and whether somebody has been waited for too long.
 
         Raises:
+            Dropped: everybody with whom this peer means to go on has decided to go on without it.
             PeerAbsent: with `on_absent = "abort"`.
         """
+        self._check_dropped()
         now = time.monotonic()
         waiting_for = self.tools.driver.waiting_for() if self._rules.on_absent != "wait" else ()
         self._absent_since = {name: self._absent_since.get(name, now) for name in waiting_for}
@@ -141,9 +146,19 @@ class RoundHands(Hands):
                     "then.",
                     hint="Ask that organisation; run this peer again to go on waiting.",
                 )
-            if self.rounds.step and name not in self.rounds.drops.get(self.tools.terms.me, {}):
+            if self.rounds.step:
                 log.warning("%s has been waited for too long; going on without it, as the manifest says.", name)
                 self.tools.driver.post(Decided(name=name))
+                self._absent_since[name] = now
+
+    def _check_dropped(self) -> None:
+        state, me = self.rounds, self.tools.terms.me
+        machine = cast("MaskedAverageMachine", self.tools.driver.machine)
+        without_me = machine.going_on_without(state)
+        if without_me and {me, *without_me} >= set(machine.members_seen(state)):
+            raise Dropped(
+                f"{', '.join(without_me)} decided to go on without this peer.", hint="Ask these organisations why."
+            )
 
     def _submit(
         self, sources: list[Slot] | tuple[Cut, ...], job: Callable[[list[memoryview], threading.Event], object]

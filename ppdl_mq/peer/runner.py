@@ -18,7 +18,7 @@ from ppdl_mq.config import limits
 from ppdl_mq.config.manifest import Manifest
 from ppdl_mq.crypto.agreement import new_secret
 from ppdl_mq.crypto.identity import Identity
-from ppdl_mq.errors import IllegalEvent, Interrupted, PpdlError, RelayError, RelayLost, Unroutable
+from ppdl_mq.errors import IllegalEvent, Interrupted, PpdlError, RelayLost, Unroutable
 from ppdl_mq.numeric.flatten import check_finite
 from ppdl_mq.peer.blobs import Blobs
 from ppdl_mq.peer.driver import Driver
@@ -236,22 +236,17 @@ class Runner:
 
     def _publish(self) -> None:
         while letters := self.outbox.due():  # what is sent may call for more; what has no inbox yet is no longer due
-            sent: list[Letter] = []
-            try:
-                sent.extend(letter for letter in letters if self._is_settled(letter))
-            except RelayError:
-                self._note_sent(sent)
-                raise
-            self._note_sent(sent)
+            fates = self.outbox.publish_all(self.link.transport, self.state, letters)
+            self._note_sent(
+                [letter for letter, fate in zip(letters, fates, strict=True) if self._is_settled(letter, fate)]
+            )
 
-    def _is_settled(self, letter: Letter) -> bool:
-        """Publish a letter; tell whether the machine is to be told that it was sent."""
-        state = self.state
-        fate = self.outbox.publish(self.link.transport, state, letter)
+    def _is_settled(self, letter: Letter, fate: Fate) -> bool:
+        """Tell whether the machine is to be told that a letter was sent."""
         if fate is not Fate.NO_INBOX:
             return fate is Fate.CONFIRMED
         # Who had an inbox and has none any more needs nothing: all keep theirs until they have all they need.
-        return state.phase is Phase.ENDED or self.driver.machine.may_be_gone(state, letter.kind)
+        return self.state.phase is Phase.ENDED or self.driver.machine.may_be_gone(self.state, letter.kind)
 
     def _note_sent(self, letters: list[Letter]) -> None:
         """Tell the machine what the relay has confirmed, in one transaction."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+import sqlite3
 from collections.abc import Callable
 from pathlib import Path
 from typing import Final
@@ -13,6 +14,7 @@ from ppdl_mq.config.manifest import Manifest
 from ppdl_mq.config.settings import PeerSettings
 from ppdl_mq.crypto.identity import Identity
 from ppdl_mq.errors import PeerFileError
+from ppdl_mq.peer.checkpoints import Checkpoints
 from ppdl_mq.peer.folders import state_folder
 from ppdl_mq.peer.journal import Journal
 from ppdl_mq.peer.protocols import vector_words
@@ -57,7 +59,15 @@ def run_peer(
     try:
         seed = _sample_seed(journal, settings, name)
         split = load_split(settings.data, manifest, seed, folder=folder)
-        worker = Worker(manifest, split, device=device.choose(settings.device))
+        checkpoints = Checkpoints(journal.folder, every_s=settings.checkpoint_s)
+        if not settings.checkpoint_s:
+            checkpoints.clear()
+        worker = Worker(
+            manifest,
+            split,
+            device=device.choose(settings.device),
+            checkpoints=checkpoints if settings.checkpoint_s else None,
+        )
         words = vector_words(manifest, worker.layout)
         terms = Terms.of(manifest, identity, layout=worker.layout.digest(), software=_software(), words=words)
         transport = open_transport(broker, trial=manifest.name, prefix=manifest.relay.prefix, peer=name)
@@ -73,7 +83,11 @@ def run_peer(
             audit_rate=settings.audit_rate,
         )
         on_ready(runner)
-        return runner.run()
+        model = runner.run()
+        checkpoints.clear()  # the trial is over: one that a crash left is of no use any more
+        return model
+    except sqlite3.Error as fault:  # of what is read before the runner runs
+        raise journal.damaged(fault) from None
     finally:
         journal.close()
 

@@ -67,16 +67,17 @@ class Slots:
             JournalError: it is empty.
         """
         _, blob, start, size_bytes = self._filled(slot)
-        with self._blobs.view(blob) as view, view[start : start + size_bytes] as content:
+        with self._blobs.view(blob) as view, _cut(view, start, size_bytes) as content:
             yield content
 
     @contextmanager
     def view_row(self, number: int) -> Iterator[memoryview]:
         """Give read access to the slot of this number."""
         found = self._journal.db.execute("SELECT blob, start, bytes FROM slot WHERE id = ?", (number,)).fetchone()
-        assert found is not None, "the journal keeps no letter of a slot that has gone"
+        if found is None:  # the schema keeps no letter of a slot that has gone
+            raise JournalError(f"The journal in {self._journal.folder} lacks the weights of a message.")
         blob, start, size_bytes = found
-        with self._blobs.view(blob) as view, view[start : start + size_bytes] as content:
+        with self._blobs.view(blob) as view, _cut(view, start, size_bytes) as content:
             yield content
 
     def forget(self, before_step: int) -> None:
@@ -111,6 +112,12 @@ class Slots:
         query = f"SELECT id, blob, start, bytes FROM slot WHERE {_NAMED}"  # noqa: S608
         row: tuple[int, int, int, int] | None = self._journal.db.execute(query, _key(slot)).fetchone()
         return row
+
+
+def _cut(view: memoryview, start: int, size_bytes: int) -> memoryview:
+    if not 0 <= start <= start + size_bytes <= len(view):
+        raise JournalError("A slot of the journal reaches beyond the bytes that it is cut from.")
+    return view[start : start + size_bytes]
 
 
 def _key(slot: Slot) -> tuple[str, int, int, str, int]:

@@ -100,7 +100,7 @@ class Transcript:
     def _guarded(self, work: Callable[[], None]) -> None:
         try:
             work()
-        except sqlite3.Error as fault:
+        except (sqlite3.Error, OverflowError) as fault:  # OverflowError: a number that is not one of ours
             raise self._journal.damaged(fault) from None
         except OSError as fault:
             raise JournalError(

@@ -94,6 +94,7 @@ class TurnHands(Hands):
             Trained(turn=result.turn, digest=result.digest),
             also=lambda _, __: self.tools.slots.put(result.into, result.result.weights),
         )
+        self.tools.worker.forget(result.turn)
 
     def shared_addresses(self) -> tuple[str, ...]:
         """Return what to declare beside the inbox; in the end `weights` may be gone already, and for good."""

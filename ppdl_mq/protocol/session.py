@@ -163,6 +163,7 @@ class SessionSteps:
             raise Equivocation(
                 f"{event.sender} sent two session keys for this trial: it lost its state, or its identity runs twice.",
                 hint="Ask that organisation; then start again with `ppdl-mq trial renew`.",
+                records=(self._record_key(event.sender, theirs),),
             )
         keys = added(state.session_keys, event.sender, theirs)
         if len(keys) < len(terms.peers):
@@ -198,17 +199,13 @@ class SessionSteps:
             mask_keys=MappingProxyType(mask_keys),
         )
         contribution = state.contributions[terms.me].reveal() if terms.uses_trial_key else b""
-        records = [
-            Record(
-                by=name,
-                says="session key",
-                about={"trial": terms.trial_id, "name": name, "key": keys[name].key},
-                signature=keys[name].signature,
-            )
-            for name in sorted(keys)
-        ]
+        records = [self._record_key(name, keys[name]) for name in sorted(keys)]
         confirms = [self._send(name, Confirm(contribution=contribution)) for name in terms.others]
         return agreed, (*records, *confirms)
+
+    def _record_key(self, name: str, key: SessionKey) -> Record:
+        about = {"trial": self.terms.trial_id, "name": name, "key": key.key}
+        return Record(by=name, says="session key", about=about, signature=key.signature)
 
     def _on_confirm(self, state: Any, event: Received) -> tuple[Any, tuple[Effect, ...]]:
         terms, confirm = self.terms, message_as(Confirm, event)
@@ -237,9 +234,9 @@ class SessionSteps:
         return Send(recipient=recipient, reader=recipient, turn=turn, message=message, ordinal=ordinal)
 
 
-def added(mapping: Mapping[str, Any], name: str, value: Any) -> Mapping[str, Any]:
+def added(mapping: Mapping[Any, Any], key: Any, value: Any) -> Mapping[Any, Any]:
     """Return the mapping with one more entry."""
-    return MappingProxyType({**mapping, name: value})
+    return MappingProxyType({**mapping, key: value})
 
 
 def message_as(wanted: type[Any], event: Received) -> Any:

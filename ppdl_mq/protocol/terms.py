@@ -98,6 +98,11 @@ class Terms:
         """The names of the other peers, sorted."""
         return tuple(sorted(name for name in self.peers if name != self.me))
 
+    @property
+    def addresses(self) -> tuple[str, ...]:
+        """Whoever may stand in a header."""
+        return (*self.peers, WEIGHTS)
+
     def is_for_all(self, kind: Kind) -> bool:
         """Tell whether messages of this kind rest at `weights`, sealed with the trial key."""
         return self.uses_trial_key and kind is Kind.TURN

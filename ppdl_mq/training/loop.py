@@ -5,10 +5,12 @@ Source: docs/TRAINING.md, "One turn".
 
 from __future__ import annotations
 
+import itertools
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch.nn import functional
@@ -42,6 +44,35 @@ class Tally:
     loss: float | None
 
 
+@dataclass(slots=True)
+class Standing:
+    """How far a run of batches has come, beside what module, optimizer and generators hold.
+
+    Args:
+        steps: batches trained on.
+        rows: samples in them.
+        total: sum of their losses; double precision, (), on the device that computes.
+    """
+
+    steps: int
+    rows: int
+    total: torch.Tensor
+
+    @classmethod
+    def start(cls, device: torch.device) -> Standing:
+        """Return where every run starts."""
+        # The sum stays on the device, so that no step waits for it. (MPS has no double precision.)
+        dtype = torch.float32 if device.type == "mps" else torch.float64
+        return cls(steps=0, rows=0, total=torch.zeros((), dtype=dtype, device=device))
+
+
+class Keep(Protocol):
+    """Is called before each batch and after the last, and may write a checkpoint."""
+
+    def __call__(self, standing: Standing, *, is_stopping: bool) -> None:
+        """Note where the run stands; `is_stopping` says that it will not go on."""
+
+
 def sgd(module: torch.nn.Module, training: Training, epoch: int) -> torch.optim.SGD:
     """Return a new optimizer, its momentum at zero, with the rate of a trial's epoch."""
     return torch.optim.SGD(
@@ -61,6 +92,8 @@ def run(
     *,
     device: torch.device,
     stop: threading.Event | None = None,
+    start: Standing | None = None,
+    keep: Keep | None = None,
 ) -> Tally:
     """Train a module in place.
 
@@ -69,23 +102,26 @@ def run(
         optimizer: of its parameters.
         loss: (outputs, targets) -> mean over the batch.
         samples: on any device.
-        batches: int64 indices (k), on the CPU.
+        batches: int64 indices (k), on the CPU; all of the run, whatever `start` says.
         device: where to compute.
         stop: ends the run before the next batch.
+        start: where an earlier process left the run, if it did; module, optimizer and generators must be there, too.
+        keep: writes checkpoints.
 
     Raises:
         Interrupted: `stop` was set.
         TrainingError: torch refused, for instance for want of memory.
     """
     home = samples.inputs.device
-    # The sum stays on the device, so that no step waits for it. (MPS has no double precision.)
-    total = torch.zeros((), dtype=torch.float32 if device.type == "mps" else torch.float64, device=device)
-    steps = rows = 0
+    at = start or Standing.start(device)
     module.train()
     with torch_errors("Training failed"):
-        for batch in batches:
-            if stop is not None and stop.is_set():
-                raise Interrupted("Training was stopped in the middle of a turn.", hint="Start the peer to repeat it.")
+        for batch in itertools.islice(batches, at.steps, None):
+            is_stopping = stop is not None and stop.is_set()
+            if keep is not None:
+                keep(at, is_stopping=is_stopping)
+            if is_stopping:
+                raise Interrupted("Training was stopped in the middle of a turn.", hint="Start the peer to finish it.")
             here = batch.to(home)  # (k)
             inputs = samples.inputs[here].to(device)  # (k, *shape)
             targets = samples.targets[here].to(device)  # (k) or (k, 1)
@@ -93,11 +129,13 @@ def run(
             value = loss(module(inputs), targets)  # ()
             value.backward()  # type: ignore[no-untyped-call]  # torch has no annotation here
             optimizer.step()
-            total += value.detach() * len(batch)
-            steps += 1
-            rows += len(batch)
-        mean = total.item() / rows if rows else None
-    return Tally(steps, rows, mean)
+            at.total += value.detach() * len(batch)
+            at.steps += 1
+            at.rows += len(batch)
+        if keep is not None:  # who is stopping does not wait for this result: it would be trained again
+            keep(at, is_stopping=stop is not None and stop.is_set())
+        mean = at.total.item() / at.rows if at.rows else None
+    return Tally(at.steps, at.rows, mean)
 
 
 @contextmanager

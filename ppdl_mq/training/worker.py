@@ -17,7 +17,9 @@ from ppdl_mq.numeric import flatten
 from ppdl_mq.numeric.flatten import Buffer, Layout
 from ppdl_mq.protocol.schedule import Turn
 from ppdl_mq.training import determinism, loop, order, plugin
+from ppdl_mq.training.checkpoint import Keeper, Origin, Shelf
 from ppdl_mq.training.data.samples import Samples, Split
+from ppdl_mq.wire.trial_id import trial_id
 
 _RESIDENT_BYTES = 2 * 1024**3  # data up to this size stays on the accelerator
 _EVALUATION_ROWS = 512
@@ -62,14 +64,20 @@ class Worker:
         manifest: model and training.
         split: the organisation's samples, prepared.
         device: where to compute.
+        checkpoints: where those of a turn lie; without it a turn that ends in the middle begins anew.
 
     Raises:
         ModelError: the model cannot be built or flattened.
         TrainingError: the model does not fit the data, or BatchNorm would meet a batch of one row.
     """
 
-    def __init__(self, manifest: Manifest, split: Split, *, device: torch.device) -> None:
+    checkpoints: Shelf | None = None  # here too, for a stand-in that has no model and none of this
+
+    def __init__(
+        self, manifest: Manifest, split: Split, *, device: torch.device, checkpoints: Shelf | None = None
+    ) -> None:
         determinism.apply(manifest.training.threads)
+        self.checkpoints = checkpoints
         self.manifest = manifest
         self.split = split
         self.device = device
@@ -78,6 +86,7 @@ class Worker:
         self.layout = Layout.of(module)
         self.module = module.to(device)
         self.train_samples = _resident(split.train, device)
+        self._trial_id, self._layout_digest = trial_id(manifest), self.layout.digest()
         self._check_fit()
         self._check_single_rows()
 
@@ -93,7 +102,7 @@ class Worker:
     def train(
         self, turn: Turn, weights: Buffer, sample_seed: bytes, *, stop: threading.Event | None = None
     ) -> TurnResult:
-        """Train one turn.
+        """Train one turn, or the rest of it where a checkpoint holds its beginning.
 
         Args:
             turn: of this peer.
@@ -103,7 +112,7 @@ class Worker:
 
         Raises:
             NotFinite: the weights, before or after, or the loss hold NaN or infinity.
-            Interrupted: `stop` was set; nothing of the turn is kept.
+            Interrupted: `stop` was set; of the turn its checkpoint is kept.
             ModelError: the weights have the wrong size.
             TrainingError: torch refused.
         """
@@ -111,14 +120,18 @@ class Worker:
         training = self.manifest.training
         batches = order.turn_batches(training, turn, sample_seed, rows=self.rows)
         with determinism.seeded(order.turn_seed(sample_seed, turn), self.device):
+            optimizer = loop.sgd(self.module, training, turn.epoch)
+            keeper = self._keeper(turn, weights, sample_seed, optimizer)
             tally = loop.run(
                 self.module,
-                loop.sgd(self.module, training, turn.epoch),
+                optimizer,
                 self.loss,
                 self.train_samples,
                 batches,
                 device=self.device,
                 stop=stop,
+                start=keeper.resume() if keeper is not None else None,
+                keep=keeper.keep if keeper is not None else None,
             )
             # Gradients are as large as the model; they are not needed while the result is made.
             self.module.zero_grad(set_to_none=True)
@@ -130,6 +143,15 @@ class Worker:
         if tally.loss is not None and not abs(tally.loss) < float("inf"):
             raise NotFinite("The training loss became NaN or infinite.", hint=_TOO_FAST)
         return TurnResult(weights=result, steps=tally.steps, samples=tally.samples, loss=tally.loss)
+
+    def forget(self, number: int) -> None:
+        """Remove the checkpoint of a turn whose result is safe; may be called from another thread.
+
+        Args:
+            number: of the turn.
+        """
+        if self.checkpoints is not None:
+            self.checkpoints.discard(number)
 
     def evaluate(self, weights: Buffer, samples: Samples | None = None) -> Evaluation:
         """Measure weights.
@@ -159,6 +181,22 @@ class Worker:
                 right += self._right(outputs, targets)
         accuracy = None if self.manifest.training.loss == "mse" else right / rows
         return Evaluation(loss=loss / rows, accuracy=accuracy, samples=rows)
+
+    def _keeper(
+        self, turn: Turn, weights: Buffer, sample_seed: bytes, optimizer: torch.optim.Optimizer
+    ) -> Keeper | None:
+        if self.checkpoints is None:
+            return None
+        origin = Origin(
+            trial_id=self._trial_id,
+            number=turn.number,
+            base=weights,
+            layout=self._layout_digest,
+            seed_mark=order.derive(sample_seed, b"checkpoint"),
+            rows=self.rows,
+            device=self.device,
+        )
+        return Keeper(self.checkpoints, origin, self.module, optimizer)
 
     def _right(self, outputs: torch.Tensor, targets: torch.Tensor) -> int:
         """Count right answers."""

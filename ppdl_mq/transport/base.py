@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Final, Self
 
+from ppdl_mq.errors import NotTaken, Unroutable
+
 # Deliveries of the inbox that one connection may hold unacknowledged. `receive` hands out no more before an `ack`,
 # so acknowledge as you go. Bounds what a flood of messages costs in memory: so many times the largest message.
 MAX_HELD: Final = 64
@@ -97,6 +99,30 @@ class Transport(abc.ABC):
             MessageTooLarge: the relay refuses the size.
             RelayLost: the connection broke before everything was confirmed.
         """
+
+    def publish_all(self, sets: Iterable[tuple[str, Iterable[bytes]]]) -> list[Unroutable | NotTaken | None]:
+        """Publish several sets, each to an address of its own, and wait for all confirms once.
+
+        Args:
+            sets: address and bodies of each; all are consumed lazily, in order.
+
+        Returns:
+            For each set None, or why the relay did not take it. After one that was not taken, later ones to the same
+            address are passed over with the same error, so that their order holds.
+
+        Raises:
+            MessageTooLarge, RelayLost: which sets the relay has is not known then.
+        """
+        results: list[Unroutable | NotTaken | None] = []
+        refused: dict[str, Unroutable | NotTaken] = {}
+        for address, bodies in sets:
+            if address not in refused:
+                try:
+                    self.publish(address, bodies)
+                except (Unroutable, NotTaken) as error:
+                    refused[address] = error
+            results.append(refused.get(address))
+        return results
 
     @abc.abstractmethod
     def receive(self, timeout_s: float) -> Delivery | None:

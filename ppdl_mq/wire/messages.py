@@ -270,27 +270,31 @@ class Abandon:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Drop:
-    """People at the sender's organisation decided to go on without a peer.
+    """People at an organisation decided to go on without a peer in one step; anybody may pass it on.
 
     Args:
-        name: of that peer.
+        by: name of the peer that signed.
+        name: of the peer to be dropped.
         signature: 64 bytes.
     """
 
     kind: ClassVar[Kind] = Kind.DROP
+    by: str
     name: str
     signature: bytes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Leave:
-    """The sender's farewell.
+    """A farewell; anybody may pass it on.
 
     Args:
+        name: of the peer that leaves, and signed.
         signature: 64 bytes.
     """
 
     kind: ClassVar[Kind] = Kind.LEAVE
+    name: str
     signature: bytes
 
 
@@ -437,9 +441,9 @@ def decode_meta(kind: Kind, meta: bytes) -> Message:
         case Kind.ABANDON:
             message = Abandon(overflow=fields.truth("overflow"), signature=fields.signature())
         case Kind.DROP:
-            message = Drop(name=fields.name("name"), signature=fields.signature())
+            message = Drop(by=fields.name("by"), name=fields.name("name"), signature=fields.signature())
         case Kind.LEAVE:
-            message = Leave(signature=fields.signature())
+            message = Leave(name=fields.name("name"), signature=fields.signature())
         case Kind.DEMAND:
             message = Demand(context=fields.context(), shard=fields.index())
         case Kind.PROOF:

@@ -6,7 +6,18 @@ from typing import Any
 import pytest
 
 from ppdl_mq.crypto import labels
-from ppdl_mq.crypto.agreement import identity_pair_key, new_secret, public_half, session_pair_key, trial_key
+from ppdl_mq.crypto.agreement import (
+    check_public,
+    identity_pair_key,
+    mask_commitment,
+    mask_root,
+    new_secret,
+    pair_seed,
+    public_half,
+    ratcheted,
+    session_pair_key,
+    trial_key,
+)
 from ppdl_mq.crypto.secret import Secret
 from ppdl_mq.errors import Unauthentic
 
@@ -70,6 +81,15 @@ def test_points_of_low_order_are_refused(point: int) -> None:
         identity_pair_key(ALICE, public, trial_id=CONTEXT, sender="alice", recipient="bob")
     with pytest.raises(Unauthentic):
         session_pair_key(ALICE, public, session_id=CONTEXT, sender="alice", recipient="bob")
+    with pytest.raises(Unauthentic):
+        mask_root(ALICE, public, session_id=CONTEXT, one="alice", other="bob")
+    with pytest.raises(Unauthentic):
+        check_public(public)
+
+
+def test_other_points_pass_the_check() -> None:
+    for secret in (ALICE, BOB):
+        check_public(public_half(secret))
 
 
 def test_the_trial_key_depends_on_everything() -> None:
@@ -90,3 +110,67 @@ def test_the_trial_key_depends_on_everything() -> None:
 def test_secrets_are_new_each_time() -> None:
     assert len({new_secret().reveal() for _ in range(100)}) == 100
     assert new_secret(random=lambda count: bytes(count)).reveal() == bytes(32)
+
+
+# --- masks -----------------------------------------------------------------------------------------------------------
+
+
+def framed(label: bytes, *fields: bytes) -> bytes:
+    return label + b"".join(len(field).to_bytes(8, "big") + field for field in fields)
+
+
+def root(mine: Secret, theirs: Secret, **changes: Any) -> bytes:
+    facts: dict[str, Any] = {"session_id": CONTEXT, "one": "alice", "other": "bob"} | changes
+    return mask_root(mine, public_half(theirs), **facts).reveal()
+
+
+def test_both_ends_have_one_mask_key_whichever_asks() -> None:
+    info = framed(labels.MASK_ROOT, CONTEXT, b"alice", b"bob")
+    expected = hashlib.blake2b(info, key=SHARED, digest_size=32).digest()
+    assert root(ALICE, BOB) == expected
+    assert root(BOB, ALICE, one="bob", other="alice") == expected
+    assert root(ALICE, BOB, one="bob", other="alice") == expected
+
+
+def test_mask_keys_of_other_sessions_and_pairs_have_nothing_in_common() -> None:
+    keys = [
+        root(ALICE, BOB),
+        root(ALICE, BOB, session_id=bytes(32)),
+        root(ALICE, BOB, other="bobby"),
+        root(ALICE, BOB, one="alic", other="ebob"),
+        root(ALICE, ALICE),
+        session_pair(ALICE, BOB),
+        identity_pair(ALICE, BOB),
+    ]
+    assert len(set(keys)) == len(keys)
+
+
+def test_the_ratchet_never_comes_back() -> None:
+    key, seen = Secret(root(ALICE, BOB)), set()
+    for _ in range(1_000):
+        assert ratcheted(key).reveal() == hashlib.sha256(framed(labels.MASK_RATCHET, key.reveal())).digest()
+        assert key.reveal() not in seen
+        seen.add(key.reveal())
+        key = ratcheted(key)
+
+
+def test_a_pair_seed_depends_on_key_and_context() -> None:
+    key = Secret(root(ALICE, BOB))
+    expected = hashlib.blake2b(framed(labels.PAIR_MASK, CONTEXT), key=key.reveal(), digest_size=32).digest()
+    assert pair_seed(key, CONTEXT).reveal() == expected
+    seeds = {pair_seed(each, context).reveal() for each in (key, ratcheted(key)) for context in (CONTEXT, bytes(32))}
+    assert len(seeds) == 4
+    assert not seeds & {key.reveal(), ratcheted(key).reveal()}
+
+
+def test_a_mask_commitment_binds_context_name_and_seed() -> None:
+    seed = Secret(bytes([5]) * 32)
+    expected = hashlib.sha256(framed(labels.MASK_COMMITMENT, CONTEXT, b"alice", seed.reveal())).digest()
+    assert mask_commitment(CONTEXT, "alice", seed) == expected
+    found = {
+        mask_commitment(context, name, each)
+        for context in (CONTEXT, bytes(32))
+        for name in ("alice", "bob", "")
+        for each in (seed, Secret(bytes(32)))
+    }
+    assert len(found) == 12

@@ -63,8 +63,9 @@ class Post:
     def publish(self, state: SessionState = STATE) -> list[tuple[str, bytes]]:
         """Publish what is due and mark it sent; return what passed the relay."""
         self.published = []
-        for letter in self.outbox.due():
-            if self.outbox.publish(self.transport, state, letter) is Fate.CONFIRMED:
+        letters = self.outbox.due()
+        for letter, fate in zip(letters, self.outbox.publish_all(self.transport, state, letters), strict=True):
+            if fate is Fate.CONFIRMED:
                 self.outbox.mark_sent(letter)
         return self.published
 
@@ -119,7 +120,8 @@ def test_the_same_after_a_restart(tmp_path: Path) -> None:
         post.add(confirm())
         letters = post.outbox.due()
         assert len(letters) == 1
-        assert post.outbox.publish(post.transport, STATE, letters[0]) is Fate.CONFIRMED  # and dies before it notes that
+        # ... and dies before it notes that:
+        assert post.outbox.publish_all(post.transport, STATE, letters) == [Fate.CONFIRMED]
         bodies.append(post.published)
         post.close()
     assert bodies[0] == bodies[1] == bodies[2] != []
@@ -178,7 +180,7 @@ def test_the_wait_for_an_inbox_grows_and_is_bounded(post: Post, monkeypatch: pyt
     delays = []
     for _ in range(12):
         (letter,) = post.outbox.due()
-        assert post.outbox.publish(post.transport, STATE, letter) is Fate.NO_INBOX
+        assert post.outbox.publish_all(post.transport, STATE, [letter]) == [Fate.NO_INBOX]
         delays.append(post.outbox.next_due_s() or 0.0)
         for waiting in post.outbox._waiting.values():
             waiting.until = 0.0
@@ -197,10 +199,10 @@ def test_what_was_not_confirmed_stays_unsent(post: Post, error: Exception, monke
 
     monkeypatch.setattr(post.transport, "publish", refuse)
     if isinstance(error, Unroutable):
-        assert post.outbox.publish(post.transport, STATE, letter) is Fate.NO_INBOX
+        assert post.outbox.publish_all(post.transport, STATE, [letter]) == [Fate.NO_INBOX]
     else:
         with pytest.raises(RelayLost):
-            post.outbox.publish(post.transport, STATE, letter)
+            post.outbox.publish_all(post.transport, STATE, [letter])
     assert post.outbox.unsent_to() == ("bert",)
     assert post.outbox.published_messages == 0
 
@@ -295,7 +297,7 @@ def test_one_part_stands_in_memory_at_a_time(post: Post, monkeypatch: pytest.Mon
     (letter,) = post.outbox.due()
     tracemalloc.start()
     try:
-        assert post.outbox.publish(post.transport, STATE, letter) is Fate.CONFIRMED
+        assert post.outbox.publish_all(post.transport, STATE, [letter]) == [Fate.CONFIRMED]
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()

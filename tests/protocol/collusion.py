@@ -378,7 +378,9 @@ class GameWorld(World):
                 column = self._symbols.get(pair_seed(Secret(key), context).reveal())
                 columns |= set() if column is None else {column}
             for column in sorted(columns):
-                yield Item(at=(name, 0, 0), what="knows", form={column: 1}, says=f"what {name} knows")
+                yield Item(
+                    at=(name, 0, 0), what="knows", form={column: 1}, says=f"{self.labels[column]}, which {name} knows"
+                )
 
     def places(self) -> list[int]:
         """Return one place in the vectors of every kind: two of one kind are covered by the same items."""
@@ -438,18 +440,20 @@ class Leak:
         moment: the number of items of the log that it takes.
         reveals: coefficient by label, of secrets of honest peers.
         combines: coefficient and item, what it adds up.
+        allowed: by step, the honest names whose sum might have been known by then.
     """
 
     coalition: frozenset[str]
     moment: int
     reveals: Mapping[str, int]
     combines: tuple[tuple[int, str], ...]
+    allowed: Mapping[int, frozenset[str]]
 
     def __str__(self) -> str:
         who = " and ".join([*sorted(self.coalition), "the relay"])
         what = " ".join(f"{value:+d} {label}" for label, value in sorted(self.reveals.items()))
         how = "\n".join(f"  {value:+d} {says}" for value, says in self.combines)
-        return f"{who} learn {what} after {self.moment} items, adding up\n{how}"
+        return f"{who} learn(s) {what} after {self.moment} items, adding up\n{how}"
 
 
 @dataclass(frozen=True)
@@ -459,10 +463,12 @@ class View:
     Args:
         leaks: all distinguishers, in the order in which they become possible.
         sums: by step, the honest names whose sum is known and may be.
+        allowed: by step, the honest names whose sum may be known.
     """
 
     leaks: tuple[Leak, ...]
     sums: Mapping[int, frozenset[str]]
+    allowed: Mapping[int, frozenset[str]]
 
 
 def play(world: GameWorld, coalition: Iterable[str], *, ring: tuple[int, int] = FULL_RING, trace: bool = True) -> View:
@@ -478,6 +484,7 @@ def play(world: GameWorld, coalition: Iterable[str], *, ring: tuple[int, int] = 
     assert colluders < world.peers.keys(), "at least one is honest"
     leaks: dict[tuple[tuple[str, int], ...], Leak] = {}
     sums: dict[int, frozenset[str]] = {}
+    allowed: Mapping[int, frozenset[str]] = {}
     for place in world.places():
         found = _play_at(world, colluders, place, ring, traced=False)
         if found.leaks and trace:
@@ -485,7 +492,8 @@ def play(world: GameWorld, coalition: Iterable[str], *, ring: tuple[int, int] = 
         for leak in found.leaks:
             leaks.setdefault(tuple(sorted(leak.reveals.items())), leak)
         sums |= found.sums
-    return View(tuple(leaks.values()), sums)
+        allowed = found.allowed
+    return View(tuple(leaks.values()), sums, allowed)
 
 
 def _play_at(world: GameWorld, colluders: frozenset[str], place: int, ring: tuple[int, int], *, traced: bool) -> View:
@@ -511,8 +519,8 @@ def _play_at(world: GameWorld, colluders: frozenset[str], place: int, ring: tupl
             signed = {key: value - known.modulus if value > half else value for key, value in row.items()}
             reveals = {world.labels[column]: value for column, value in signed.items() if column < ITEMS}
             combines = tuple((value, items[key - ITEMS].says) for key, value in signed.items() if key >= ITEMS)
-            leaks.append(Leak(colluders, number + 1 - begins, reveals, combines))
-    return View(tuple(leaks), learned)
+            leaks.append(Leak(colluders, number + 1 - begins, reveals, combines, dict(ideal.sums)))
+    return View(tuple(leaks), learned, ideal.sums)
 
 
 def learns(world: GameWorld, coalition: Iterable[str], what: Mapping[tuple[str, int], int], *, place: int = 0) -> bool:

@@ -1,4 +1,4 @@
-"""Many random schedules against a relay that loses, repeats, delays and replays, with peers that crash, leave and are dropped.
+"""Many random schedules: a relay that loses, repeats, delays and replays, peers that crash, leave and are dropped.
 
 `make release-once` runs 100,000 of them; a failing one prints the command that repeats it.
 """

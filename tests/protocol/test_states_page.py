@@ -4,14 +4,24 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[2]
 
 
-def test_the_page_has_the_table_of_the_machine() -> None:
+@pytest.mark.parametrize(
+    ("protocol", "marker", "phases", "says"),
+    [("sequential", "states", 12, "on_turn_sent"), ("masked-average", "masked states", 20, "ABANDON, DROP, LEAVE")],
+)
+def test_the_page_has_the_table_of_the_machine(protocol: str, marker: str, phases: int, says: str) -> None:
     printed = subprocess.run(
-        [sys.executable, "scripts/protocol-states"], cwd=ROOT, capture_output=True, text=True, check=True
+        [sys.executable, "scripts/protocol-states", "--of", protocol],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
     ).stdout
-    assert printed.count("\n") == 2 + 12
-    assert "on_turn_sent" in printed
+    assert printed.count("\n") == 2 + phases
+    assert says in printed
     page = (ROOT / "docs" / "PROTOCOL.md").read_text(encoding="utf-8")
-    assert f"<!-- states -->\n{printed}<!-- /states -->" in page, "run `scripts/protocol-states --write`"
+    assert f"<!-- {marker} -->\n{printed}<!-- /{marker} -->" in page, "run `scripts/protocol-states --write`"

@@ -7,6 +7,7 @@ import json
 import secrets
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -105,6 +106,8 @@ def watched(transport: Transport, look: Callable[[list[bytes]], None]) -> Transp
         look(copies)
 
     transport.publish = observed  # type: ignore[method-assign]
+    # One set after the other, so that each passes the line above.
+    transport.publish_all = partial(Transport.publish_all, transport)  # type: ignore[method-assign]
     return transport
 
 

@@ -15,12 +15,34 @@ from pathlib import Path
 from typing import Any
 
 from ppdl_mq.crypto import labels
-from ppdl_mq.crypto.agreement import identity_pair_key, public_half, session_pair_key, trial_key
-from ppdl_mq.crypto.hashing import framed
+from ppdl_mq.crypto.agreement import (
+    identity_pair_key,
+    mask_commitment,
+    mask_root,
+    pair_seed,
+    public_half,
+    ratcheted,
+    session_pair_key,
+    trial_key,
+)
+from ppdl_mq.crypto.hashing import framed, sha256
 from ppdl_mq.crypto.seal import seal
 from ppdl_mq.crypto.secret import Secret
+from ppdl_mq.numeric.exponents import exponents_digest
+from ppdl_mq.protocol.masked_average.context import Context
 from ppdl_mq.protocol.schedule import Schedule
-from ppdl_mq.protocol.statements import final_statement, session_key_bytes, turn_statement
+from ppdl_mq.protocol.statements import (
+    abandon_statement,
+    agreement_statement,
+    commitment_statement,
+    drop_statement,
+    final_statement,
+    leave_statement,
+    receipt_statement,
+    session_key_bytes,
+    sum_statement,
+    turn_statement,
+)
 from ppdl_mq.wire.header import Header
 from ppdl_mq.wire.kinds import Kind
 from ppdl_mq.wire.messages import encode_meta
@@ -201,7 +223,92 @@ def _derived() -> dict[str, Vector]:
             "inputs": {"trial_id": TRIAL_ID.hex(), "peers": peers, "epochs": 3},
             "output": [schedule.epoch_order(epoch) for epoch in range(3)],
         }
-    return {name: {"type": "derived"} | vector for name, vector in made.items()}
+    return {name: {"type": "derived"} | vector for name, vector in (made | _masked()).items()}
+
+
+CONTEXT = Context(
+    session=SESSION_ID,
+    step=7,
+    attempt=2,
+    members=("anna", "bert", "cleo"),
+    base=b"\x81" * 32,
+    word=32,
+    exponents=exponents_digest((-2, 0, 3, -512, 512)),
+)
+
+
+def _masked() -> dict[str, Vector]:
+    """Keys, digests and statements of masked-average."""
+    mine, theirs, key, seed = (Secret(bytes([byte]) * 32) for byte in (0x41, 0x42, 0x91, 0x92))
+    context, digest = CONTEXT.digest(), b"\x93" * 32
+    in_context = {"context": context.hex()}
+    shards = tuple(bytes([byte]) * 32 for byte in (0x94, 0x95, 0x96))
+    mask = mask_commitment(context, "anna", seed)
+    commitment = commitment_statement(context, mask, shards)
+    session = {"session_id": SESSION_ID.hex(), "step": 7}
+    parts = commitment, ANNA.sign(commitment), commitment, BERT.sign(commitment)
+    both = sha256(labels.COMMITMENTS, *parts)
+    found: dict[str, tuple[str, Vector, bytes]] = {
+        "mask-root": (
+            "13",
+            {
+                "secret": mine.reveal().hex(),
+                "public": public_half(theirs).hex(),
+                "session_id": SESSION_ID.hex(),
+                "sender": "anna",  # the smaller name of the two
+                "recipient": "bert",
+            },
+            mask_root(mine, public_half(theirs), session_id=SESSION_ID, one="bert", other="anna").reveal(),
+        ),
+        "mask-ratchet": ("13", {"mask_key": key.reveal().hex()}, ratcheted(key).reveal()),
+        "exponents-digest": ("14.2", {"exponents": [-2, 0, 3, -512, 512]}, CONTEXT.exponents),
+        "context": ("13.1", {"session": SESSION_ID.hex(), "base": "81" * 32} | _context_numbers(), CONTEXT.encode()),
+        "context-digest": ("13.1", {"encoded": CONTEXT.encode().hex()}, context),
+        "pair-seed": ("13.2", in_context | {"mask_key": key.reveal().hex()}, pair_seed(key, context).reveal()),
+        "mask-commitment": ("13.2", in_context | {"name": "anna", "seed": seed.reveal().hex()}, mask),
+        "commitment-statement": (
+            "13.2",
+            in_context | {"mask": mask.hex(), "shards": [shard.hex() for shard in shards]},
+            ANNA.sign(commitment),
+        ),
+        "commitments-digest": ("13.2", {"parts": [part.hex() for part in parts]}, both),
+        "receipt-statement": (
+            "13.2",
+            in_context | {"commitments": both.hex()},
+            ANNA.sign(receipt_statement(context, both)),
+        ),
+        "sum-statement": (
+            "13.2",
+            in_context | {"shard": 1, "digest": digest.hex()},
+            ANNA.sign(sum_statement(context, 1, digest)),
+        ),
+        "agreement-statement": (
+            "13.2",
+            in_context | {"digest": digest.hex(), "commitments": both.hex()},
+            ANNA.sign(agreement_statement(context, digest, both)),
+        ),
+        "abandon-statement": (
+            "13.3",
+            session | {"attempt": 2, "overflow": True},
+            ANNA.sign(abandon_statement(SESSION_ID, 7, 2, True)),
+        ),
+        "leave-statement": ("13.3", session, ANNA.sign(leave_statement(SESSION_ID, 7))),
+        "drop-statement": ("13.3", session | {"name": "cleo"}, ANNA.sign(drop_statement(SESSION_ID, 7, "cleo"))),
+    }
+    return {
+        f"derived-{name}": {"source": f"docs/PROTOCOL.md, section {section}", "inputs": inputs, "output": output.hex()}
+        for name, (section, inputs, output) in found.items()
+    }
+
+
+def _context_numbers() -> Vector:
+    return {
+        "step": CONTEXT.step,
+        "attempt": CONTEXT.attempt,
+        "members": list(CONTEXT.members),
+        "word": CONTEXT.word,
+        "exponents": CONTEXT.exponents.hex(),
+    }
 
 
 def main() -> None:

@@ -30,7 +30,7 @@ def of_type(wanted: str) -> list[str]:
 def test_there_are_vectors() -> None:
     assert len(of_type("message")) == 2 * len(Kind)
     assert len(of_type("refused")) >= 40
-    assert len(of_type("derived")) >= 8
+    assert len(of_type("derived")) >= 24
     assert all(vector["source"].startswith("docs/PROTOCOL.md") for vector in LOADED.values())
 
 
@@ -113,7 +113,9 @@ def signed(label: str, *fields: str) -> Any:
         for field in fields:
             value = inputs[field]
             if isinstance(value, int):
-                parts.append(value.to_bytes(4, "big"))
+                parts.append(value.to_bytes(1 if field == "overflow" else 4, "big"))
+            elif isinstance(value, list):
+                parts += [bytes.fromhex(each) for each in value]
             else:
                 parts.append(value.encode() if field == "name" else bytes.fromhex(value))
         return ANNA.sign(framed(label, *parts)).hex()
@@ -135,7 +137,64 @@ def schedule(inputs: dict[str, Any]) -> list[list[str]]:
     return orders
 
 
+def digest_of(label: str, *fields: str) -> Any:
+    def derive(inputs: dict[str, Any]) -> str:
+        parts: list[bytes] = []
+        for field in fields:
+            value = inputs[field]
+            if isinstance(value, list):
+                parts += [bytes.fromhex(each) for each in value]
+            else:
+                parts.append(value.encode() if field == "name" else bytes.fromhex(value))
+        return hashlib.sha256(framed(label, *parts)).hexdigest()
+
+    return derive
+
+
+def exponents(inputs: dict[str, Any]) -> str:
+    raw = b"".join((each % 2**16).to_bytes(2, "big") for each in inputs["exponents"])
+    return hashlib.sha256(framed("exponents", raw)).hexdigest()
+
+
+def pair_seed(inputs: dict[str, Any]) -> str:
+    info = framed("pair mask", bytes.fromhex(inputs["context"]))
+    return hashlib.blake2b(info, key=bytes.fromhex(inputs["mask_key"]), digest_size=32).hexdigest()
+
+
+def context(inputs: dict[str, Any]) -> str:
+    """MessagePack by hand: a map with its keys in order, and every value in its shortest form."""
+
+    def text(value: str) -> bytes:
+        return bytes([0xA0 + len(value)]) + value.encode()
+
+    def value_of(value: Any) -> bytes:
+        if isinstance(value, int):
+            assert value < 128
+            return bytes([value])
+        if isinstance(value, list):
+            return bytes([0x90 + len(value)]) + b"".join(map(text, value))
+        return b"\xc4\x20" + bytes.fromhex(value)
+
+    entries = sorted(inputs.items())
+    return (bytes([0x80 + len(entries)]) + b"".join(text(key) + value_of(value) for key, value in entries)).hex()
+
+
 INDEPENDENT = {
+    "derived-mask-root": pair_key("mask root", "session_id"),
+    "derived-mask-ratchet": digest_of("mask ratchet", "mask_key"),
+    "derived-exponents-digest": exponents,
+    "derived-context": context,
+    "derived-context-digest": digest_of("context", "encoded"),
+    "derived-pair-seed": pair_seed,
+    "derived-mask-commitment": digest_of("mask commitment", "context", "name", "seed"),
+    "derived-commitments-digest": digest_of("commitments", "parts"),
+    "derived-commitment-statement": signed("commitment", "context", "mask", "shards"),
+    "derived-receipt-statement": signed("receipt", "context", "commitments"),
+    "derived-sum-statement": signed("sum", "context", "shard", "digest"),
+    "derived-agreement-statement": signed("agreement", "context", "digest", "commitments"),
+    "derived-abandon-statement": signed("abandon", "session_id", "step", "attempt", "overflow"),
+    "derived-leave-statement": signed("leave", "session_id", "step"),
+    "derived-drop-statement": signed("drop", "session_id", "step", "name"),
     "derived-identity-pair-key": pair_key("identity pair", "trial_id"),
     "derived-session-pair-key": pair_key("session pair", "session_id"),
     "derived-trial-key": trial_key,

@@ -83,8 +83,8 @@ MESSAGES: dict[Kind, Message] = {
         signature=b"\x48" * 64,
     ),
     Kind.ABANDON: Abandon(overflow=True, signature=b"\x49" * 64),
-    Kind.DROP: Drop(name="cleo", signature=b"\x4a" * 64),
-    Kind.LEAVE: Leave(signature=b"\x4b" * 64),
+    Kind.DROP: Drop(by="bert", name="cleo", signature=b"\x4a" * 64),
+    Kind.LEAVE: Leave(name="anna", signature=b"\x4b" * 64),
     Kind.DEMAND: Demand(context=b"\x1c" * 32, shard=1),
     Kind.PROOF: Proof(context=b"\x1c" * 32, shard=1, member="cleo"),
 }

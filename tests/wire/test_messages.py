@@ -9,17 +9,31 @@ from hypothesis import strategies as st
 from ppdl_mq.config import limits
 from ppdl_mq.errors import Malformed, RemoteError, TooLarge
 from ppdl_mq.wire import canonical
+from ppdl_mq.wire.envelope import body_bytes
 from ppdl_mq.wire.kinds import Kind
 from ppdl_mq.wire.messages import (
+    Abandon,
+    Agree,
+    Commit,
     Confirm,
+    Demand,
     Done,
+    Drop,
     FinalWeights,
     Hello,
+    InitialWeights,
+    Leave,
     Lineage,
+    MaskedShard,
     Message,
     Notice,
+    Proof,
+    Receipt,
+    Release,
     Resend,
+    SignedSum,
     Statement,
+    SumShard,
     TurnWeights,
     decode_meta,
     encode_meta,
@@ -34,7 +48,37 @@ def raw(size: int) -> st.SearchStrategy[bytes]:
 statements = st.builds(Statement, digest=raw(32), signature=raw(64))
 lineages = st.builds(Lineage, anchor=raw(32), chain=st.lists(statements, min_size=1, max_size=5).map(tuple))
 printable = st.text(st.characters(codec="ascii", min_codepoint=32, max_codepoint=126), max_size=200)
+names = st.from_regex(r"[a-z0-9][a-z0-9-]{0,31}", fullmatch=True)
+indices = st.integers(0, limits.MAX_PEERS - 1)
+signed_sums = st.builds(SignedSum, shard=indices, maker=names, digest=raw(32), signature=raw(64))
+
+
+def tuples(of: st.SearchStrategy[Any]) -> st.SearchStrategy[tuple[Any, ...]]:
+    return st.lists(of, min_size=1, max_size=5).map(tuple)
+
+
+masked_messages: st.SearchStrategy[Message] = st.one_of(
+    st.just(InitialWeights()),
+    st.builds(
+        Commit,
+        context=st.binary(max_size=limits.MAX_CONTEXT_BYTES),
+        shards=tuples(raw(32)),
+        mask=raw(32),
+        signature=raw(64),
+    ),
+    st.builds(MaskedShard, context=raw(32), shard=indices),
+    st.builds(Receipt, context=raw(32), commitments=raw(32), signature=raw(64)),
+    st.builds(Release, context=raw(32), member=names, mask=raw(32), receipts=tuples(raw(64))),
+    st.builds(SumShard, context=raw(32), shard=indices, signature=raw(64)),
+    st.builds(Agree, context=raw(32), digest=raw(32), sums=tuples(signed_sums), signature=raw(64)),
+    st.builds(Abandon, overflow=st.booleans(), signature=raw(64)),
+    st.builds(Drop, by=names, name=names, signature=raw(64)),
+    st.builds(Leave, name=names, signature=raw(64)),
+    st.builds(Demand, context=raw(32), shard=indices),
+    st.builds(Proof, context=raw(32), shard=indices, member=names),
+)
 messages: st.SearchStrategy[Message] = st.one_of(
+    masked_messages,
     st.builds(
         Hello,
         manifest=st.binary(max_size=500),
@@ -89,7 +133,7 @@ def may_be(kind: Kind, name: str, value: Any) -> bool:
             return isinstance(value, bytes) and len(value) <= limits.MAX_CONTEXT_BYTES
         case "overflow":
             return isinstance(value, bool)
-        case "name" | "member":
+        case "name" | "member" | "by":
             return value == "text"
         case "shard":
             return type(value) is int and value >= 0
@@ -258,3 +302,69 @@ def test_shards_that_nobody_has(kind: Kind, shard: int) -> None:
 
 def test_a_released_seed_is_not_shown() -> None:
     assert "\\x1f" not in repr(MESSAGES[Kind.RELEASE])
+
+
+@pytest.mark.parametrize(
+    ("kind", "field"),
+    [(Kind.RELEASE, "member"), (Kind.DROP, "by"), (Kind.DROP, "name"), (Kind.LEAVE, "name"), (Kind.PROOF, "member")],
+    ids=lambda value: getattr(value, "name", value),
+)
+@pytest.mark.parametrize("name", ["", "Anna", "-anna", "anna ", "anna\n", "annä", "a" * 33, "a/b", "a.b", b"anna", 7])
+def test_names_that_no_peer_has(kind: Kind, field: str, name: Any) -> None:
+    with pytest.raises(Malformed):
+        decode_meta(kind, meta(kind, **{field: name}))
+
+
+@pytest.mark.parametrize("overflow", [0, 1, b"\1", "true", None, []])
+def test_overflow_is_true_or_false(overflow: Any) -> None:
+    with pytest.raises(Malformed):
+        decode_meta(Kind.ABANDON, meta(Kind.ABANDON, overflow=overflow))
+
+
+def largest(kind: Kind) -> Message:
+    """What the largest trial makes of a kind."""
+    most, name = limits.MAX_PEERS, "a" * 32
+    match kind:
+        case Kind.COMMIT:
+            context = bytes(limits.MAX_CONTEXT_BYTES)
+            return Commit(context=context, shards=(bytes(32),) * most, mask=bytes(32), signature=bytes(64))
+        case Kind.RELEASE:
+            return Release(context=bytes(32), member=name, mask=bytes(32), receipts=(bytes(64),) * most)
+        case Kind.AGREE:
+            each = SignedSum(shard=most - 1, maker=name, digest=bytes(32), signature=bytes(64))
+            return Agree(context=bytes(32), digest=bytes(32), sums=(each,) * most, signature=bytes(64))
+        case Kind.DROP:
+            return Drop(by=name, name=name, signature=bytes(64))
+        case Kind.PROOF:
+            return Proof(context=bytes(32), shard=most - 1, member=name)
+        case _:
+            return MESSAGES[kind]
+
+
+@pytest.mark.parametrize("kind", [kind for kind in Kind if kind >= Kind.INITIAL], ids=lambda kind: kind.name)
+def test_the_largest_message_of_a_kind_fits_its_limit(kind: Kind) -> None:
+    message = largest(kind)
+    blob = 1_000 if kind.carries_blob else 0
+    assert decode_meta(kind, encode_meta(message)) == message
+    assert body_bytes(message, blob) <= kind.max_body_bytes(1_000)
+
+
+@pytest.mark.parametrize(
+    "kind", [kind for kind in Kind if encode_meta(MESSAGES[kind]) != b"\x80"], ids=lambda k: k.name
+)
+def test_a_key_twice_or_keys_out_of_order_are_refused(kind: Kind) -> None:
+    """A map has one order of its keys, and each once."""
+    data = canonical.decode(encode_meta(MESSAGES[kind]), limit_bytes=10_000)
+    entries = [canonical.encode({name: value})[1:] for name, value in data.items()]
+    assert bytes([0x80 + len(entries)]) + b"".join(entries) == encode_meta(MESSAGES[kind])
+    wrongs = [[*entries, entries[0]], [entries[0], *entries], *([entries[::-1]] if len(entries) > 1 else [])]
+    for wrong in wrongs:
+        with pytest.raises(Malformed):
+            decode_meta(kind, bytes([0x80 + len(wrong)]) + b"".join(wrong))
+
+
+def test_the_context_of_the_largest_trial_fits_its_limit() -> None:
+    members = [f"{number:03}" + "a" * 29 for number in range(limits.MAX_PEERS)]
+    numbers = {"step": 2**32 - 1, "attempt": 2**32 - 1, "word": 64}
+    digests = {name: bytes(32) for name in ("session", "base", "exponents")}
+    assert len(canonical.encode({"members": members, **numbers, **digests})) <= limits.MAX_CONTEXT_BYTES

@@ -50,4 +50,9 @@ class Context:
         own = canonical.decode(self.encode(), limit_bytes=limits.MAX_CONTEXT_BYTES)
         if not isinstance(theirs, dict):
             return tuple(sorted(own))
-        return tuple(sorted(name for name in own.keys() | theirs.keys() if own.get(name) != theirs.get(name)))
+        return tuple(sorted(name for name in own.keys() | theirs.keys() if _one(own, name) != _one(theirs, name)))
+
+
+def _one(data: dict[str, Any], name: str) -> bytes | None:
+    """Return an entry as bytes: 1, 1.0 and True are equal in Python, and None is not what is missing."""
+    return canonical.encode(data[name]) if name in data else None

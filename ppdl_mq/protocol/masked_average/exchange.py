@@ -19,14 +19,10 @@ from ppdl_mq.protocol.masked_average.state import Commitment, RoundState
 from ppdl_mq.protocol.phases import Phase
 from ppdl_mq.protocol.session import added, message_as
 from ppdl_mq.protocol.slots import Cut
-from ppdl_mq.protocol.statements import commitment_statement, receipt_statement
+from ppdl_mq.protocol.statements import commitment_statement, context_digest, receipt_statement
 from ppdl_mq.wire.messages import Commit, MaskedShard, Receipt, Release
 
 _NOTHING: Final = hashlib.sha256(b"").digest()  # digest of an empty shard
-_ASK_FOR_LOGS: Final = (
-    "Stop, and compare transcripts: `ppdl-mq trial verify-log A.log B.log` names who told different peers different "
-    "things."
-)
 
 
 class ExchangeSteps(Flow):
@@ -82,40 +78,46 @@ class ExchangeSteps(Flow):
         commit = message_as(Commit, event)
         if not self._is_of_attempt(state, event):
             return state, ()
-        context = self._context(state)
-        if commit.context != context.encode():
-            self._refuse_other_context(state, event.sender, commit.context)
-            return state, ()
+        statement = commitment_statement(context_digest(commit.context), commit.mask, commit.shards)
+        verify(self.terms.peers[event.sender], commit.signature, statement)
+        if commit.context != self._context(state).encode():
+            return self._on_other_context(state, event.sender, commit)
         shards = self._shards(state)
         if len(commit.shards) != len(state.members) or any(
             commit.shards[shard] != _NOTHING for shard in range(shards.count) if not shards.size(shard)
         ):
             raise Malformed(f"{event.sender} committed itself to other shards than there are.")
-        statement = commitment_statement(context.digest(), commit.mask, commit.shards)
-        verify(self.terms.peers[event.sender], commit.signature, statement)
         theirs = Commitment(commit.mask, commit.shards, commit.signature)
         known = state.commits.get(event.sender)
         if known is not None:
-            if known == theirs:
+            if (known.mask, known.shards) == (theirs.mask, theirs.shards):
                 return state, ()
-            raise Equivocation(f"{event.sender} committed itself to two different things in one attempt.")
+            raise Equivocation(
+                f"{event.sender} committed itself to two different things in one attempt.",
+                records=(self._record_commit(event.sender, commit),),
+            )
         committed = state.replace(commits=added(state.commits, event.sender, theirs))
         return self._advance(committed, (self._record_commit(event.sender, commit),))
 
-    def _refuse_other_context(self, state: RoundState, sender: str, theirs: bytes) -> None:
+    def _on_other_context(self, state: RoundState, sender: str, commit: Commit) -> Step:
         """Pass over a context that differs in what this peer will learn too; refuse every other.
 
         Raises:
             SplitView: the weights that it stands on differ, or the numbers that follow from them.
             Misdirected: anything else.
         """
-        fields = self._context(state).differences(theirs)
-        if set(fields) <= {"members", "word"}:
-            return
-        if set(fields) <= {"base", "exponents", "members", "word"}:
+        fields = set(self._context(state).differences(commit.context))
+        if fields & {"base", "exponents"} and fields <= {"base", "exponents", "members", "word"}:
             what = "other weights" if "base" in fields else "other exponents"
-            raise SplitView(f"{sender} stands on {what} than this peer.", hint=_ASK_FOR_LOGS)
-        raise Misdirected(f"{sender} committed itself in another context.")
+            records = (self._record_commit(sender, commit),)
+            raise SplitView(f"{sender} stands on {what} than this peer.", records=records)
+        if not fields <= {"members", "word"}:
+            raise Misdirected(f"{sender} committed itself in another context.")
+        has_moved = self.terms.me in state.masks or self.terms.me in state.abandons
+        if "word" in fields and state.word == 32 and not has_moved:
+            # Somebody told it of an overflow, and not this peer: with this peer's own word for it all will know.
+            return self._advance(*self._abandon(state, overflow=True))
+        return state, ()
 
     def _on_shard(self, state: RoundState, event: Received) -> Step:
         masked = message_as(MaskedShard, event)
@@ -192,7 +194,8 @@ class ExchangeSteps(Flow):
         statement = receipt_statement(receipt.context, receipt.commitments)
         verify(self.terms.peers[event.sender], receipt.signature, statement)
         if receipt.commitments != self._commitments(state):
-            raise SplitView(f"{event.sender} has other commitments than this peer.", hint=_ASK_FOR_LOGS)
+            records = (self._record_receipt(event.sender, receipt),)
+            raise SplitView(f"{event.sender} has other commitments than this peer.", records=records)
         if event.sender in state.receipts:
             return state, ()
         noted = state.replace(receipts=added(state.receipts, event.sender, receipt.signature))
@@ -202,8 +205,13 @@ class ExchangeSteps(Flow):
         """Give the seed of this peer's own mask away: all have signed for the same commitments."""
         assert state.own_mask is not None, "a release before a commitment"
         assert len(state.receipts) == len(state.members), "a release before receipts"
-        released = state.replace(phase=Phase.RELEASED, masks=added(state.masks, self.terms.me, state.own_mask))
-        return released, self._broadcast(state, self._release_of(released, self.terms.me))
+        me = self.terms.me
+        lost = frozenset(name for name in self._others(state) if (me, name, state.step) in state.drops)
+        released = state.replace(
+            phase=Phase.RELEASED, masks=added(state.masks, me, state.own_mask), lost=lost, vows=state.vows + 1
+        )
+        instead = tuple(effect for name in sorted(lost) for effect in self._instead_of(released, name))
+        return released, (*self._broadcast(state, self._release_of(released, me)), *instead)
 
     def _release_of(self, state: RoundState, member: str) -> Release:
         return Release(
@@ -232,14 +240,21 @@ class ExchangeSteps(Flow):
         if not hmac.compare_digest(mask_commitment(release.context, member, seed), committed):
             raise Unauthentic(f"The mask of {member} is not the one that it committed itself to.")
         noted = state.replace(receipts=receipts, masks=added(state.masks, member, seed))
-        if me in noted.masks:
-            return self._advance(noted)
+        if me in noted.masks:  # what a lost member said last reaches the others through whoever has it
+            return self._advance(noted, self._instead_of(noted, member) if member in noted.lost else ())
+        context, commitments = release.context, self._commitments(state)
+        learned = tuple(
+            self._record_receipt(name, Receipt(context=context, commitments=commitments, signature=receipts[name]))
+            for name in state.members
+            if name not in state.receipts
+        )
         released, effects = self._release(noted)
-        return self._advance(released, effects)
+        return self._advance(released, (*learned, *effects))
 
     def _wants(self, state: RoundState, member: str) -> bool:
         """Tell whether this peer means to go on with a member."""
-        return member not in state.leaves and member not in state.drops.get(self.terms.me, {})
+        is_leaving = member in state.leaves and state.leaves[member][0] <= state.step
+        return not is_leaving and (self.terms.me, member, state.step) not in state.drops
 
     def _checked_receipts(self, state: RoundState, event: Received, release: Release) -> dict[str, bytes]:
         if len(release.receipts) != len(state.members):

@@ -56,6 +56,10 @@ class Flow:
         """Begin an attempt: train, measure or mask, whichever is next."""
         raise NotImplementedError
 
+    def _abandon(self, state: RoundState, *, overflow: bool = False) -> Step:
+        """Sign ABANDON of the attempt that this peer is in, in which it has released nothing."""
+        raise NotImplementedError
+
     def _shards(self, state: RoundState) -> Shards:
         words = EVALUATION_WORDS if state.is_evaluation else self.terms.words
         return Shards(words * state.word // 8, len(state.members))
@@ -74,11 +78,9 @@ class Flow:
     def _commitments(self, state: RoundState) -> bytes:
         """Return K, the digest of all commitments of the attempt."""
         context = self._context(state).digest()
-        parts: list[bytes] = []
-        for name in state.members:
-            commit = state.commits[name]
-            parts += (commitment_statement(context, commit.mask, commit.shards), commit.signature)
-        return sha256(labels.COMMITMENTS, *parts)
+        commits = [state.commits[name] for name in state.members]
+        # Without the signatures: a signer can make a second valid one for the same statement.
+        return sha256(labels.COMMITMENTS, *(commitment_statement(context, each.mask, each.shards) for each in commits))
 
     def _index(self, state: RoundState, name: str) -> int:
         return state.members.index(name)

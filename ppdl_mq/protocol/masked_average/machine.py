@@ -25,12 +25,11 @@ from ppdl_mq.protocol.effects import (
     PublishAgain,
     Send,
     Train,
-    Withdraw,
 )
 from ppdl_mq.protocol.events import Measured, Overdue, Received, Sent, Trained
 from ppdl_mq.protocol.machine import Handler, Machine, NotYet, Table
 from ppdl_mq.protocol.masked_average.flow import NO_EXPONENTS, Step
-from ppdl_mq.protocol.masked_average.membership import MembershipSteps, remaining
+from ppdl_mq.protocol.masked_average.membership import MembershipSteps
 from ppdl_mq.protocol.masked_average.outcome import Outcome, outcome_of
 from ppdl_mq.protocol.masked_average.state import RoundState
 from ppdl_mq.protocol.masked_average.totals import TotalSteps
@@ -73,11 +72,11 @@ class MaskedAverageMachine(TotalSteps, MembershipSteps, SessionSteps, Machine[Ro
             case Phase.GATHERING:
                 return self._makers_awaited(state)
             case Phase.AUDITING:
-                return (state.sums[state.audit].maker,)
+                return self._proofs_awaited(state)
             case Phase.AGREEING:
                 return tuple(name for name in others if name not in state.agreed | state.lost)
             case Phase.ABANDONING:
-                members = remaining(self.terms.me, state.members, state.step, state.drops, state.leaves)
+                members = self._seen_by(self.terms.me, state, state.step)
                 return tuple(name for name in members if name not in state.abandons)
         return ()
 
@@ -92,6 +91,13 @@ class MaskedAverageMachine(TotalSteps, MembershipSteps, SessionSteps, Machine[Ro
             awaited |= set(self._lacking_for(state, shard)) if maker == self.terms.me else {maker}
         return tuple(sorted(awaited))
 
+    def _proofs_awaited(self, state: RoundState) -> tuple[str, ...]:
+        maker = state.sums[state.audit].maker
+        if maker not in state.lost:
+            return (maker,)
+        lacking = self._lacking_for(state, state.audit)
+        return tuple(sorted({self._deputy(state, name) if name in state.lost else name for name in lacking}))
+
     def unfinished(self, state: RoundState) -> tuple[Effect, ...]:
         """Return what a peer that was restarted in this state has to begin anew; what it sends is in its outbox."""
         match state.phase:
@@ -105,7 +111,7 @@ class MaskedAverageMachine(TotalSteps, MembershipSteps, SessionSteps, Machine[Ro
                 return tuple(self._add_up(state, shard, self._sum(state, shard)) for shard in sorted(state.adding))
             case Phase.AVERAGING:
                 return (self._average(state),)
-            case Phase.AUDITING if not self._lacking_for(state, state.audit):
+            case Phase.AUDITING if state.audit in state.adding:
                 return (self._add_up(state, state.audit, into=None),)
             case Phase.CLOSING | Phase.ENDED | Phase.LEFT if state.base_step:
                 return (self._keep_model(state),)
@@ -124,8 +130,9 @@ class MaskedAverageMachine(TotalSteps, MembershipSteps, SessionSteps, Machine[Ro
             "attempt": state.attempt,
             "members": list(state.members),
             "word": state.word,
-            "dropped": sorted(state.drops.get(self.terms.me, {})),
+            "dropped": sorted({name for by, name, _ in state.drops if by == self.terms.me}),
             "left": sorted(state.leaves),
+            "going_on_without_this_peer": list(self.going_on_without(state)),
         }
 
     # --- the beginning -------------------------------------------------------------------------------------------
@@ -167,9 +174,11 @@ class MaskedAverageMachine(TotalSteps, MembershipSteps, SessionSteps, Machine[Ro
         if step % 2 and step > 1:  # a new round: the masks of the last one can no longer be derived
             keys = {name: ratcheted(key) for name, key in state.mask_keys.items() if name in state.members}
             state = state.replace(mask_keys=MappingProxyType(keys))
+        drops = {of: signature for of, signature in state.drops.items() if of[2] >= step}  # each holds for one step
         fresh = state.of_attempt(
             step=step,
             attempt=0,
+            drops=MappingProxyType(drops),
             word=64 if step % 2 == 0 else self.rules.word,
             exponents=NO_EXPONENTS if step % 2 == 0 else b"",
             local=b"",
@@ -254,8 +263,9 @@ class MaskedAverageMachine(TotalSteps, MembershipSteps, SessionSteps, Machine[Ro
                 return self._release(state)
             case Phase.RELEASED | Phase.ADDING | Phase.GATHERING if len(state.masks) == len(state.members):
                 return self._moved_sums(state)
-            case Phase.AUDITING if state.sums[state.audit].maker in state.lost:
-                return self._agree(state.replace(audit=-1))
+            case Phase.AUDITING if state.audit not in state.adding and not self._lacking_for(state, state.audit):
+                comparing = state.replace(adding=state.adding | {state.audit})
+                return comparing, (self._add_up(state, state.audit, into=None),)
             case Phase.AGREEING if state.agreed | state.lost >= set(state.members):
                 return self._finish_step(state)
             case Phase.ABANDONING:
@@ -295,9 +305,8 @@ class MaskedAverageMachine(TotalSteps, MembershipSteps, SessionSteps, Machine[Ro
             closing = state.of_attempt(phase=Phase.CLOSING, confirmed=state.confirmed)
             return closing, (*effects, self._keep_model(state))
         members = self._members_for(state, following)
-        gone = tuple(Withdraw(reader=name) for name in state.members if name not in members)
         begun, more = self._begin_step(state.replace(members=members), following)
-        return begun, (*effects, *gone, *more)
+        return begun, (*effects, *more)
 
     def _keep_model(self, state: RoundState) -> KeepModel:
         return KeepModel(slot=Slot("agreed", state.base_step), digest=state.base)
@@ -306,7 +315,8 @@ class MaskedAverageMachine(TotalSteps, MembershipSteps, SessionSteps, Machine[Ro
         """Note who has this peer's last word; it goes when all do."""
         if event.kind not in (Kind.AGREE, Kind.LEAVE) or event.recipient in state.confirmed:
             return state, ()
-        if event.kind is Kind.AGREE and (event.turn, event.attempt) != (state.step, state.attempt):
+        # Who leaves after its receipt says so for the next step, and finishes this one: its AGREE is its last word.
+        if event.turn != state.step or (event.kind is Kind.AGREE and event.attempt != state.attempt):
             return state, ()
         return self._advance(state.replace(confirmed=state.confirmed | {event.recipient}))
 
@@ -317,14 +327,17 @@ class MaskedAverageMachine(TotalSteps, MembershipSteps, SessionSteps, Machine[Ro
 
     def _following(self, state: RoundState, outcome: Outcome) -> int | None:
         """Return the number of the next step, or None at the end."""
-        every, is_last = self.rules.evaluate_every, state.round == self.terms.rounds
-        if not state.is_evaluation:
-            if every and (is_last or state.round % every == 0):
-                return state.step + 1
-            return None if is_last else state.step + 2
-        if is_last or outcome.is_enough(self.rules, state.worse):
+        is_last = state.round == self.terms.rounds
+        if state.is_evaluation and (is_last or outcome.is_enough(self.rules, state.worse)):
             return None
-        return state.step + 1
+        following = self._next_step(state)
+        return None if following > self.terms.steps else following
+
+    def _next_step(self, state: RoundState) -> int:
+        """Return the number of the step after this one, unless the trial ends."""
+        every = self.rules.evaluate_every
+        is_evaluated = every > 0 and (state.round == self.terms.rounds or state.round % every == 0)
+        return state.step + (1 if state.is_evaluation or is_evaluated else 2)
 
     # --- messages of an attempt, while this peer trains or gives it up -------------------------------------------
 
@@ -341,7 +354,7 @@ class MaskedAverageMachine(TotalSteps, MembershipSteps, SessionSteps, Machine[Ro
         match event.message.kind:
             case Kind.RELEASE if self.terms.me in state.receipts:
                 return self._on_release(state, event)
-            case Kind.SUM | Kind.AGREE:
+            case Kind.MASKED | Kind.SUM | Kind.AGREE if self.terms.me in state.receipts:
                 return self._on_early(state, event)  # others finish the attempt: their release is on its way
         return state, ()
 
@@ -350,6 +363,8 @@ class MaskedAverageMachine(TotalSteps, MembershipSteps, SessionSteps, Machine[Ro
     def _on_overdue(self, state: RoundState, _: Overdue) -> Step:
         waiting_for = self.waiting_for(state)
         asked: tuple[Effect, ...] = tuple(self._send(name, Resend(), ordinal=state.resends) for name in waiting_for)
+        if state.step:
+            asked = (*asked, *(told for name in waiting_for for told in self._tell_all(state, name)))
         if state.phase is Phase.AUDITING:  # the demand itself may be what was lost
             asked = (*asked, *(PublishAgain(reader=name) for name in waiting_for))
         return state.replace(resends=state.resends + 1), asked

@@ -5,12 +5,13 @@ Source: docs/PROTOCOL.md, section 13.3.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 from ppdl_mq.crypto.identity import verify
-from ppdl_mq.errors import Dropped, Overflow, TooFewPeers
-from ppdl_mq.protocol.effects import Discard, Effect, Record, Send, Withdraw
+from ppdl_mq.errors import Malformed, Overflow, TooFewPeers
+from ppdl_mq.protocol.effects import Discard, Effect, KeepModel, Record, Send
 from ppdl_mq.protocol.events import Decided, LeaveAsked, Overflowed, Received
+from ppdl_mq.protocol.machine import NotYet
 from ppdl_mq.protocol.masked_average.flow import Flow, Step
 from ppdl_mq.protocol.masked_average.state import RoundState
 from ppdl_mq.protocol.phases import Phase
@@ -20,7 +21,13 @@ from ppdl_mq.wire.messages import Abandon, Drop, Leave
 
 
 def remaining(
-    viewer: str, members: tuple[str, ...], step: int, drops: Mapping[str, Mapping[str, int]], leaves: Mapping[str, int]
+    viewer: str,
+    members: tuple[str, ...],
+    step: int,
+    drops: Collection[tuple[str, str, int]],
+    leaves: Mapping[str, tuple[int, bytes]],
+    *,
+    needs_majority: bool = False,
 ) -> tuple[str, ...]:
     """Return the members that take part in a step, as the statements look to one of them.
 
@@ -28,46 +35,53 @@ def remaining(
         viewer: a member; it is not in the set that is dropped.
         members: of the attempt before.
         step: which.
-        drops: by signer and name, from which step on.
-        leaves: by name, from which step on.
+        drops: signer, name and step of each.
+        leaves: by name, from which step on, and the signature.
+        needs_majority: nobody is dropped unless more than half of the members remain.
     """
-    present = {name for name in members if leaves.get(name, step + 1) > step}
-
-    def has_dropped(signer: str, name: str) -> bool:
-        return drops.get(signer, {}).get(name, step + 1) <= step
-
-    gone = {name for name in present if name != viewer and has_dropped(viewer, name)}
+    present = {name for name in members if name not in leaves or leaves[name][0] > step}
+    gone = {name for name in present if name != viewer and (viewer, name, step) in drops}
     while True:  # a set is dropped when everyone outside of it has signed for each in it: shrink it until that holds
-        kept = {name for name in gone if all(has_dropped(signer, name) for signer in present - gone)}
+        kept = {name for name in gone if all((signer, name, step) in drops for signer in present - gone)}
         if kept == gone:
-            return tuple(sorted(present - gone))
+            break
         gone = kept
+    if needs_majority and 2 * len(present - gone) <= len(members):
+        gone = set()
+    return tuple(sorted(present - gone))
 
 
 class MembershipSteps(Flow):
     """The handlers of ABANDON, DROP, LEAVE and of what people decide."""
 
+    def _seen_by(self, viewer: str, state: RoundState, step: int) -> tuple[str, ...]:
+        needs_majority = self.rules.on_absent == "drop"
+        return remaining(viewer, state.members, step, state.drops, state.leaves, needs_majority=needs_majority)
+
     def _members_for(self, state: RoundState, step: int) -> tuple[str, ...]:
         """Return who takes part in a step, with this peer among them.
 
         Raises:
-            Dropped: the others go on without this peer.
             TooFewPeers: fewer are left than the manifest wants.
         """
-        me, minimum = self.terms.me, self.rules.min_peers
-        for name in state.members:
-            theirs = remaining(name, state.members, step, state.drops, state.leaves)
-            if name in theirs and me not in theirs and len(theirs) >= minimum:
-                raise Dropped(
-                    f"{', '.join(theirs)} decided to go on without this peer.", hint="Ask these organisations why."
-                )
-        members = remaining(me, state.members, step, state.drops, state.leaves)
+        members, minimum = self._seen_by(self.terms.me, state, step), self.rules.min_peers
         if len(members) < minimum:
             raise TooFewPeers(
                 f"Only {len(members)} peers are left, and the manifest wants at least {minimum}.",
                 hint="The trial cannot go on; agree on a new manifest.",
             )
         return members
+
+    def members_seen(self, state: RoundState) -> tuple[str, ...]:
+        """Return with whom this peer means to go on in this step, itself included."""
+        return self._seen_by(self.terms.me, state, state.step)
+
+    def going_on_without(self, state: RoundState) -> tuple[str, ...]:
+        """Return the members with whom this peer means to go on, and who have decided to go on without it."""
+        if not state.members or self.terms.me in state.leaves:
+            return ()
+        ours = self._seen_by(self.terms.me, state, state.step)
+        return tuple(name for name in ours if self.terms.me not in self._seen_by(name, state, state.step))
 
     # --- attempts that are given up ------------------------------------------------------------------------------
 
@@ -103,7 +117,10 @@ class MembershipSteps(Flow):
         signature = terms.sign(abandon_statement(state.session_id, state.step, state.attempt, overflow))
         abandon = Abandon(overflow=overflow, signature=signature)
         given_up = state.replace(
-            phase=Phase.ABANDONING, abandons=added(state.abandons, terms.me, overflow), adding=frozenset()
+            phase=Phase.ABANDONING,
+            abandons=added(state.abandons, terms.me, overflow),
+            adding=frozenset(),
+            vows=state.vows + 1,
         )
         return given_up, (self._record_abandon(state, terms.me, abandon), *self._broadcast(state, abandon))
 
@@ -122,78 +139,93 @@ class MembershipSteps(Flow):
         if self.terms.me in state.masks or any(name not in state.abandons for name in members):
             return None
         word = 64 if any(state.abandons[name] for name in members) else state.word
-        gone = tuple(name for name in state.members if name not in members)
         fresh = state.of_attempt(attempt=state.attempt + 1, members=members, word=word)
         dropped: tuple[Effect, ...] = (Discard(step=state.step, attempt=state.attempt),)
         entered, effects = self._enter(fresh)
-        return entered, (*dropped, *(Withdraw(reader=name) for name in gone), *effects)
+        return entered, (*dropped, *effects)
 
     # --- members that go -----------------------------------------------------------------------------------------
 
     def _on_decided(self, state: RoundState, event: Decided) -> Step:
         terms, name = self.terms, event.name
-        if name == terms.me or name not in state.members or name in state.drops.get(terms.me, {}):
-            return state, ()
         has_released = terms.me in state.masks
-        since = state.step + 1 if has_released else state.step
-        signature = terms.sign(drop_statement(state.session_id, since, name))
-        drop = Drop(name=name, signature=signature)
-        about = {"session": state.session_id, "step": since, "name": name}
-        effects: tuple[Effect, ...] = (
-            Record(by=terms.me, says="drop", about=about, signature=signature),
-            *(
-                Send(recipient=to, reader=to, turn=since, message=drop, ordinal=self._index(state, name))
-                for to in terms.others
-                if to in state.members
-            ),
-        )
-        decided = self._with_drop(state, terms.me, name, since)
-        if not has_released:
+        step = self._next_step(state) if has_released else state.step
+        if name == terms.me or name not in terms.peers or (terms.me, name, step) in state.drops:
+            return state, ()
+        signature = terms.sign(drop_statement(state.session_id, step, name))
+        told = tuple(self._tell_drop(to, terms.me, name, step, signature) for to in terms.others)
+        effects: tuple[Effect, ...] = (self._record_drop(state, terms.me, name, step, signature), *told)
+        decided = state.replace(drops=added(state.drops, (terms.me, name, step), signature), vows=state.vows + 1)
+        if not has_released or name not in state.members:
             return self._reconsidered(decided, effects)
         decided = decided.replace(lost=decided.lost | {name})
-        return self._advance(decided, (*effects, *self._instead_of(decided, name)))
+        asked = self._demands(decided) if decided.audit >= 0 and decided.sums[decided.audit].maker == name else ()
+        return self._advance(decided, (*effects, *self._instead_of(decided, name), *asked))
+
+    def _tell_drop(self, to: str, by: str, name: str, step: int, signature: bytes, *, again: int = 0) -> Send:
+        drop = Drop(by=by, name=name, signature=signature)
+        names = sorted(self.terms.peers)
+        ordinal = (again * len(names) + names.index(by)) * len(names) + names.index(name)
+        return Send(recipient=to, reader=to, turn=step, message=drop, ordinal=ordinal)
+
+    def _record_drop(self, state: RoundState, by: str, name: str, step: int, signature: bytes) -> Record:
+        about = {"session": state.session_id, "step": step, "name": name}
+        return Record(by=by, says="drop", about=about, signature=signature)
 
     def _on_drop(self, state: RoundState, event: Received) -> Step:
-        drop = message_as(Drop, event)
-        verify(self.terms.peers[event.sender], drop.signature, drop_statement(state.session_id, event.turn, drop.name))
-        if drop.name not in self.terms.peers or drop.name in state.drops.get(event.sender, {}):
+        drop, step = message_as(Drop, event), event.turn
+        if drop.by not in self.terms.peers or drop.name not in self.terms.peers:
+            raise Malformed(f"A DROP of {event.sender} names somebody who is no peer of this trial.")
+        if step < state.step or (drop.by, drop.name, step) in state.drops:
             return state, ()
-        about = {"session": state.session_id, "step": event.turn, "name": drop.name}
-        record = Record(by=event.sender, says="drop", about=about, signature=drop.signature)
-        return self._reconsidered(self._with_drop(state, event.sender, drop.name, event.turn), (record,))
-
-    def _with_drop(self, state: RoundState, by: str, name: str, since: int) -> RoundState:
-        return state.replace(drops=added(state.drops, by, added(state.drops.get(by, {}), name, since)))
+        statement = drop_statement(state.session_id, step, drop.name)
+        verify(self.terms.peers[drop.by], drop.signature, statement)
+        if step > self._next_step(state):
+            raise NotYet(f"{drop.by} decided for a step that is far ahead.")
+        noted = state.replace(drops=added(state.drops, (drop.by, drop.name, step), drop.signature))
+        return self._reconsidered(noted, (self._record_drop(state, drop.by, drop.name, step, drop.signature),))
 
     def _on_leave_asked(self, state: RoundState, _: LeaveAsked) -> Step:
         terms = self.terms
         if terms.me in state.leaves:
             return state, ()
         has_receipted = terms.me in state.receipts
-        since = state.step + 1 if has_receipted else state.step
-        signature = terms.sign(leave_statement(state.session_id, since))
-        about = {"session": state.session_id, "step": since}
-        effects: tuple[Effect, ...] = (
-            Record(by=terms.me, says="leave", about=about, signature=signature),
-            *(
-                Send(recipient=to, reader=to, turn=since, message=Leave(signature=signature))
-                for to in state.members
-                if to != terms.me
-            ),
-        )
-        leaving = state.replace(leaves=added(state.leaves, terms.me, since))
+        step = self._next_step(state) if has_receipted else state.step
+        signature = terms.sign(leave_statement(state.session_id, step))
+        told = tuple(self._tell_leave(to, terms.me, step, signature) for to in self._others(state))
+        effects: tuple[Effect, ...] = (self._record_leave(state, terms.me, step, signature), *told)
+        leaving = state.replace(leaves=added(state.leaves, terms.me, (step, signature)), vows=state.vows + 1)
         if has_receipted:  # the attempt may yet be released: it is finished first
             return leaving, effects
-        return leaving.of_attempt(phase=Phase.CLOSING), (*effects, Discard(step=state.step))
+        keeps = (self._keep_model(state),) if state.base_step else ()
+        return leaving.of_attempt(phase=Phase.CLOSING), (*effects, Discard(step=state.step), *keeps)
+
+    def _tell_leave(self, to: str, name: str, step: int, signature: bytes, *, again: int = 0) -> Send:
+        names = sorted(self.terms.peers)
+        ordinal = again * len(names) + names.index(name)
+        return Send(recipient=to, reader=to, turn=step, message=Leave(name=name, signature=signature), ordinal=ordinal)
+
+    def _record_leave(self, state: RoundState, name: str, step: int, signature: bytes) -> Record:
+        about = {"session": state.session_id, "step": step}
+        return Record(by=name, says="leave", about=about, signature=signature)
 
     def _on_leave(self, state: RoundState, event: Received) -> Step:
-        leave = message_as(Leave, event)
-        verify(self.terms.peers[event.sender], leave.signature, leave_statement(state.session_id, event.turn))
-        if event.sender in state.leaves:
+        leave, step = message_as(Leave, event), event.turn
+        if leave.name not in self.terms.peers or leave.name == self.terms.me:
+            raise Malformed(f"A LEAVE of {event.sender} names somebody who is no other peer of this trial.")
+        verify(self.terms.peers[leave.name], leave.signature, leave_statement(state.session_id, step))
+        known = state.leaves.get(leave.name)
+        if known is not None and known[0] <= step:  # of two, the earlier one holds: so all come to the same
             return state, ()
-        about = {"session": state.session_id, "step": event.turn}
-        record = Record(by=event.sender, says="leave", about=about, signature=leave.signature)
-        return self._reconsidered(state.replace(leaves=added(state.leaves, event.sender, event.turn)), (record,))
+        noted = state.replace(leaves=added(state.leaves, leave.name, (step, leave.signature)))
+        return self._reconsidered(noted, (self._record_leave(state, leave.name, step, leave.signature),))
+
+    def _tell_all(self, state: RoundState, to: str) -> tuple[Send, ...]:
+        """Pass on who has left and who is dropped, in case that is what keeps another one waiting."""
+        again = state.resends + 1
+        drops = [self._tell_drop(to, *of, signature, again=again) for of, signature in state.drops.items()]
+        leaves = [self._tell_leave(to, name, *said, again=again) for name, said in state.leaves.items() if name != to]
+        return (*drops, *leaves)
 
     def _reconsidered(self, state: RoundState, effects: tuple[Effect, ...]) -> Step:
         """Give the attempt up if its members have changed and nothing was released."""
@@ -203,6 +235,18 @@ class MembershipSteps(Flow):
             state, more = self._abandon(state)
             effects = (*effects, *more)
         return self._advance(state, effects)
+
+    def _demands(self, state: RoundState) -> tuple[Send, ...]:
+        """Ask for the shards behind the sum that is recomputed."""
+        raise NotImplementedError
+
+    def _next_step(self, state: RoundState) -> int:
+        """Return the number of the step after this one, unless the trial ends."""
+        raise NotImplementedError
+
+    def _keep_model(self, state: RoundState) -> KeepModel:
+        """Keep what was agreed last."""
+        raise NotImplementedError
 
     def _instead_of(self, state: RoundState, name: str) -> tuple[Effect, ...]:
         """Send what a lost member's deputy needs, and pass on that member's release."""

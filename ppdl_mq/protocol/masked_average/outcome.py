@@ -53,7 +53,8 @@ def figures_of(loss: float | None, accuracy: float | None, rows: int) -> tuple[i
     scaled = loss * rows * _SCALE
     is_finite = math.isfinite(scaled) and abs(scaled) < _MOST
     right = (0, 0) if accuracy is None else (round(accuracy * rows), rows)
-    return (round(scaled) if is_finite else 0, rows if is_finite else 0, *right, 0 if is_finite else 1)
+    # The rows stay: without them the difference to the others' would be this peer's own.
+    return (round(scaled) if is_finite else 0, rows, *right, 0 if is_finite else 1)
 
 
 def outcome_of(total: tuple[int, ...]) -> Outcome:

@@ -56,11 +56,12 @@ class RoundState(SessionState):
         confirmed: members whose AGREE of this step, or LEAVE, of this peer the relay has.
         agreed: members whose AGREE is here, this peer's own included.
         abandons: by member, whether its ABANDON of this attempt said overflow.
-        drops: by signer and name, the first step in which the signer does without that name.
-        leaves: by name, the first step in which it takes no part.
+        drops: signatures by signer, name and step: the signer does without that name in that step.
+        leaves: by name, the first step in which it takes no part, and its signature.
         lost: members whom this peer has given up since the release.
         lowest_loss: of all evaluations; infinite before the first.
         worse: evaluations since then.
+        vows: how many statements this peer has signed that it must not forget: receipts, releases and the like.
     """
 
     step: int = 0
@@ -85,11 +86,12 @@ class RoundState(SessionState):
     confirmed: frozenset[str] = frozenset()
     agreed: frozenset[str] = frozenset()
     abandons: Mapping[str, bool] = field(default_factory=lambda: _NOTHING)
-    drops: Mapping[str, Mapping[str, int]] = field(default_factory=lambda: _NOTHING)
-    leaves: Mapping[str, int] = field(default_factory=lambda: _NOTHING)
+    drops: Mapping[tuple[str, str, int], bytes] = field(default_factory=lambda: MappingProxyType({}))
+    leaves: Mapping[str, tuple[int, bytes]] = field(default_factory=lambda: _NOTHING)
     lost: frozenset[str] = frozenset()
     lowest_loss: float | None = None
     worse: int = 0
+    vows: int = 0
 
     @property
     def is_evaluation(self) -> bool:
@@ -112,10 +114,8 @@ class RoundState(SessionState):
         """Return the state as plain data; what must be erased in time stands under `secrets`."""
         data = SessionState.as_data(self)
         data["secrets"]["own_mask"] = self.own_mask.reveal() if self.own_mask else b""
-        # Not secret, but with the secrets, so that a journal that forgot them no longer fits: see peer/live.py.
-        data["secrets"]["vows"] = sorted(
-            [*self.abandons, *self.leaves, *(f"{by} {name}" for by, names in self.drops.items() for name in names)]
-        )
+        # Not secret, but with the secrets: a journal that forgot a vow no longer fits to their file. See peer/live.py.
+        data["secrets"]["vows"] = self.vows
         return data | {
             "masks": {name: mask.reveal() for name, mask in self.masks.items()},
             "step": self.step,
@@ -138,8 +138,8 @@ class RoundState(SessionState):
             "confirmed": sorted(self.confirmed),
             "agreed": sorted(self.agreed),
             "abandons": dict(self.abandons),
-            "drops": {by: dict(names) for by, names in self.drops.items()},
-            "leaves": dict(self.leaves),
+            "drops": [[by, name, step, signature] for (by, name, step), signature in sorted(self.drops.items())],
+            "leaves": {name: [step, signature] for name, (step, signature) in self.leaves.items()},
             "lost": sorted(self.lost),
             "lowest_loss": self.lowest_loss,
             "worse": self.worse,
@@ -176,7 +176,8 @@ class RoundState(SessionState):
             confirmed=frozenset(data["confirmed"]),
             agreed=frozenset(data["agreed"]),
             abandons=MappingProxyType(data["abandons"]),
-            drops=MappingProxyType({by: MappingProxyType(names) for by, names in data["drops"].items()}),
-            leaves=MappingProxyType(data["leaves"]),
+            drops=MappingProxyType({(by, name, step): signature for by, name, step, signature in data["drops"]}),
+            leaves=MappingProxyType({name: (step, signature) for name, (step, signature) in data["leaves"].items()}),
+            vows=secrets["vows"],
             lost=frozenset(data["lost"]),
         )

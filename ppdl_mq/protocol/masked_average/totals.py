@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from ppdl_mq.crypto.identity import verify
 from ppdl_mq.errors import Equivocation, FalseSum, IllegalEvent, Malformed, OutOfTurn, SplitView, Unauthentic
-from ppdl_mq.protocol.effects import AddUp, Adopt, Average, Effect, Record, Send
+from ppdl_mq.protocol.effects import AddUp, Adopt, Average, Record, Send
 from ppdl_mq.protocol.events import AddedUp, Averaged, Received, Recomputed
 from ppdl_mq.protocol.machine import NotYet
 from ppdl_mq.protocol.masked_average.exchange import ExchangeSteps
@@ -102,9 +102,13 @@ class TotalSteps(ExchangeSteps):
         theirs = SignedSum(shard=shard, maker=sender, digest=event.blob_digest, signature=message.signature)
         known = state.sums.get(shard)
         if known is not None:
-            if known.digest != theirs.digest:
-                raise Equivocation(f"The sums that {known.maker} and {sender} signed for one shard differ.")
-            return state, ()
+            if known.digest == theirs.digest:
+                return state, ()
+            kind = Equivocation if known.maker == sender else SplitView
+            raise kind(
+                f"The sums that {known.maker} and {sender} signed for one shard differ.",
+                records=(self._record_sum(message.context, theirs),),
+            )
         taken = state.replace(sums={**state.sums, shard: theirs}, adding=state.adding - {shard})
         keeps = Adopt(slot=self._sum(state, shard), are_weights=False)
         return self._advance(taken, (keeps, self._record_sum(message.context, theirs)))
@@ -145,11 +149,15 @@ class TotalSteps(ExchangeSteps):
         if shard is None or shard not in state.sums or state.sums[shard].maker == self.terms.me:
             return self._agree(averaged)
         auditing = averaged.replace(phase=Phase.AUDITING, audit=shard)
-        if not self._lacking_for(averaged, shard):  # as the deputy of its owner, or of two members
-            return auditing, (self._add_up(auditing, shard, into=None),)
-        demand = Demand(context=self._context(state).digest(), shard=shard)
-        asked = self._to(state, state.sums[shard].maker, demand, ordinal=shard)
-        return auditing, (asked,)
+        # As the deputy of its owner, or of two members, this peer has all of it already.
+        return self._advance(auditing, self._demands(auditing) if self._lacking_for(auditing, shard) else ())
+
+    def _demands(self, state: RoundState) -> tuple[Send, ...]:
+        """Ask the maker of the audited sum for what it added up; when it is lost, everybody for what they sent it."""
+        demand = Demand(context=self._context(state).digest(), shard=state.audit)
+        maker = state.sums[state.audit].maker
+        asked = self._others(state) if maker in state.lost else (maker,)
+        return tuple(self._to(state, to, demand, ordinal=state.audit) for to in asked if to not in state.lost)
 
     def _agree(self, state: RoundState) -> Step:
         context, commitments = self._context(state).digest(), self._commitments(state)
@@ -176,7 +184,8 @@ class TotalSteps(ExchangeSteps):
         verify(self.terms.peers[event.sender], agree.signature, statement)
         self._compare_sums(state, event.sender, agree)
         if agree.digest != state.result:
-            raise SplitView(f"{event.sender} computed another result from the same sums.")
+            records = (self._record_agreement(event.sender, agree, commitments),)
+            raise SplitView(f"{event.sender} computed another result from the same sums.", records=records)
         if event.sender in state.agreed:
             return state, ()
         noted = state.replace(agreed=state.agreed | {event.sender})
@@ -200,7 +209,11 @@ class TotalSteps(ExchangeSteps):
                 raise Unauthentic(f"{sender} names a sum of {theirs.maker}, who is not to make it.")
             statement = sum_statement(agree.context, theirs.shard, theirs.digest)
             verify(self.terms.peers[theirs.maker], theirs.signature, statement)
-            raise Equivocation(f"{theirs.maker} signed a sum for {sender} that differs from that of {ours.maker}.")
+            kind = Equivocation if theirs.maker == ours.maker else SplitView
+            raise kind(
+                f"{theirs.maker} signed a sum for {sender} that differs from that of {ours.maker}.",
+                records=(self._record_sum(agree.context, theirs),),
+            )
 
     # --- recomputation on demand ---------------------------------------------------------------------------------
 
@@ -209,32 +222,34 @@ class TotalSteps(ExchangeSteps):
         if not self._is_of_attempt(state, event):
             return state, ()
         self._check_context(state, event, demand.context)
-        made = state.sums.get(demand.shard)
-        if made is None or made.maker != self.terms.me:
-            raise OutOfTurn(f"{event.sender} asks for a sum that this peer did not make.")
-        proofs = tuple(
-            Send(
-                recipient=event.sender,
-                reader=event.sender,
-                turn=state.step,
-                attempt=state.attempt,
-                message=Proof(context=demand.context, shard=demand.shard, member=name),
-                blob=self._own_cut(state, demand.shard)
-                if name == self.terms.me
-                else Cut(self._slot(state, name, demand.shard), state.commits[name].shards[demand.shard]),
-                ordinal=demand.shard * len(state.members) + self._index(state, name),
-            )
-            for name in state.members
-            if name != event.sender
+        me, shard = self.terms.me, demand.shard
+        if me not in state.masks or shard not in self._shards(state).filled:
+            raise OutOfTurn(f"{event.sender} asks for a sum that cannot be there.")
+        is_maker = shard in state.sums and state.sums[shard].maker == me
+        held = (name for name in self._others(state) if (name, shard) in state.shards)
+        owner = state.members[shard]
+        shown = [me, *(name for name in held if is_maker or name == owner)]
+        return state, tuple(self._proof(state, event.sender, name, shard) for name in shown if name != event.sender)
+
+    def _proof(self, state: RoundState, to: str, member: str, shard: int) -> Send:
+        is_own = member == self.terms.me
+        theirs = Cut(self._slot(state, member, shard), state.commits[member].shards[shard])
+        return Send(
+            recipient=to,
+            reader=to,
+            turn=state.step,
+            attempt=state.attempt,
+            message=Proof(context=self._context(state).digest(), shard=shard, member=member),
+            blob=self._own_cut(state, shard) if is_own else theirs,
+            ordinal=shard * len(state.members) + self._index(state, member),
         )
-        return state, proofs
 
     def _on_proof(self, state: RoundState, event: Received) -> Step:
         proof = message_as(Proof, event)
         if not self._is_of_attempt(state, event):
             return state, ()
         self._check_context(state, event, proof.context)
-        if state.audit < 0:  # no longer of interest: its maker was given up
+        if state.audit < 0:  # no longer of interest
             return state, ()
         if proof.shard != state.audit or proof.member not in self._others(state):
             raise OutOfTurn(f"{event.sender} sent a proof that was not asked for.")
@@ -242,13 +257,11 @@ class TotalSteps(ExchangeSteps):
             return state, ()
         self._check_blob(state, event, proof.shard, state.commits[proof.member].shards[proof.shard])
         taken = state.replace(shards=state.shards | {(proof.member, proof.shard)})
-        effects: tuple[Effect, ...] = (Adopt(slot=self._slot(state, proof.member, proof.shard), are_weights=False),)
-        if not self._lacking_for(taken, proof.shard):
-            effects = (*effects, self._add_up(taken, proof.shard, into=None))
-        return taken, effects
+        keeps = Adopt(slot=self._slot(state, proof.member, proof.shard), are_weights=False)
+        return self._advance(taken, (keeps,))
 
     def _on_recomputed(self, state: RoundState, event: Recomputed) -> Step:
-        if not self._is_now(state, event):
+        if not self._is_now(state, event) or state.audit < 0:
             return state, ()
         if event.shard != state.audit:
             raise IllegalEvent("A sum was recomputed that nobody asked for.")

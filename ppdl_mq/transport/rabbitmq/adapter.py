@@ -13,7 +13,7 @@ from pika import exceptions as amqp
 from pika.channel import Channel
 
 from ppdl_mq.config.broker import BrokerAddress
-from ppdl_mq.errors import RelayError, RelayLost
+from ppdl_mq.errors import NotTaken, RelayError, RelayLost, Unroutable
 from ppdl_mq.transport.address import Names
 from ppdl_mq.transport.base import Delivery, Transport
 from ppdl_mq.transport.rabbitmq.errors import channel_error
@@ -102,6 +102,10 @@ class RabbitMQTransport(Transport):
     def publish(self, address: str, bodies: Iterable[bytes]) -> None:
         self._names.queue(address)  # refuses what is no address
         self._session.publisher.publish(address, bodies)
+
+    def publish_all(self, sets: Iterable[tuple[str, Iterable[bytes]]]) -> list[Unroutable | NotTaken | None]:
+        checked = ((address, bodies) for address, bodies in sets if self._names.queue(address))
+        return self._session.publisher.publish_all(checked)
 
     def receive(self, timeout_s: float) -> Delivery | None:
         return self._session.inbox.receive(timeout_s)

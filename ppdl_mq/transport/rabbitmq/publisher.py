@@ -6,6 +6,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future
+from dataclasses import dataclass
 from typing import Any, Final
 
 import pika
@@ -23,6 +24,19 @@ _MAX_MESSAGES_UNDER_WAY: Final = 64
 _PROPERTIES: Final = pika.BasicProperties(delivery_mode=2, content_type="application/octet-stream")  # 2: persistent
 
 
+@dataclass(eq=False, slots=True)
+class _Set:
+    """Messages for one address, published together.
+
+    Args:
+        address: whose.
+        refused: why the relay did not take one of them.
+    """
+
+    address: str
+    refused: Unroutable | NotTaken | None = None
+
+
 class Publisher:
     """The publishing channel of one connection.
 
@@ -35,32 +49,47 @@ class Publisher:
         self._link = link
         self._exchange = exchange
         self._lane = Lane(link, prepare=self._prepare, on_close=self._on_channel_closed)
-        self._turn = threading.Lock()  # one set at a time: a returned message does not say whose it was
+        self._turn = threading.Lock()  # one caller at a time
         self._changed = threading.Condition()  # guards everything below
-        self._address = ""
-        self._outbox: deque[bytes] = deque()  # handed over, not yet given to pika
-        self._unconfirmed: dict[int, int] = {}  # delivery tag: bytes
+        self._sets: list[_Set] = []  # of this call
+        self._outbox: deque[tuple[_Set, bytes]] = deque()  # handed over, not yet given to pika
+        self._unconfirmed: dict[int, tuple[_Set, int]] = {}  # by delivery tag: whose, and how many bytes
         self._bytes_under_way = 0
         self._next_tag = 1
         self._flush_is_due = False
-        self._error: RelayError | None = None
+        self._error: RelayError | None = None  # that ends the call
 
     def publish(self, address: str, bodies: Iterable[bytes]) -> None:
         """Publish in order and wait until all is confirmed, or something went wrong with one of them."""
+        (refused,) = self.publish_all([(address, bodies)])
+        if refused is not None:
+            raise refused
+
+    def publish_all(self, sets: Iterable[tuple[str, Iterable[bytes]]]) -> list[Unroutable | NotTaken | None]:
+        """Publish several sets and wait for all confirms once; return for each why it was not taken, or None."""
         with self._turn:
             with self._changed:
-                self._address = address
-                self._error = None
-            channel = self._open(address)
+                self._sets, self._error = [], None
             try:
-                for body in bodies:
-                    if not self._hand_over(channel, body):
-                        break
-            finally:  # also when `bodies` raises: what is under way must not be taken for part of the next set
+                for address, bodies in sets:
+                    self._hand_over_set(address, bodies)
+            finally:  # also when `bodies` raises: what is under way must not be taken for part of the next call
                 with self._changed:
                     self._changed.wait_for(lambda: self._nothing_under_way)
             if self._error is not None:
                 raise self._error
+            return [each.refused for each in self._sets]
+
+    def _hand_over_set(self, address: str, bodies: Iterable[bytes]) -> None:
+        channel = self._open(address)
+        with self._changed:
+            before = next((each.refused for each in self._sets if each.address == address and each.refused), None)
+            current = _Set(address, before)
+            self._sets.append(current)
+        if current.refused is None:
+            for body in bodies:
+                if not self._hand_over(channel, current, body):
+                    break
 
     def on_lost(self, error: RelayError) -> None:
         """Wake a waiting publisher: the connection is gone."""
@@ -76,13 +105,17 @@ class Publisher:
         except Exception as error:
             raise channel_error(error, address) from error
 
-    def _hand_over(self, channel: Channel, body: bytes) -> bool:
-        """Wait for room and pass one message to the I/O thread; False when the set has failed."""
+    def _hand_over(self, channel: Channel, current: _Set, body: bytes) -> bool:
+        """Wait for room and pass one message to the I/O thread; False when its set has failed."""
+
+        def has_failed() -> bool:
+            return self._error is not None or current.refused is not None
+
         with self._changed:
-            self._changed.wait_for(lambda: self._error is not None or self._has_room(len(body)))
-            if self._error is not None:
+            self._changed.wait_for(lambda: has_failed() or self._has_room(len(body)))
+            if has_failed():
                 return False
-            self._outbox.append(body)
+            self._outbox.append((current, body))
             self._bytes_under_way += len(body)
             due, self._flush_is_due = self._flush_is_due, True
         if not due:
@@ -102,7 +135,7 @@ class Publisher:
 
     def _prepare(self, channel: Channel, ready: Callable[[], None]) -> None:
         self._next_tag = 1
-        channel.add_on_return_callback(lambda *_: self._fail(Unroutable(self._address)))
+        channel.add_on_return_callback(self._on_return)
         channel.confirm_delivery(self._on_confirm, lambda _: ready())
 
     def _flush(self, channel: Channel) -> None:
@@ -112,11 +145,19 @@ class Publisher:
                 return  # `_on_channel_closed` gave up on these
             bodies = list(self._outbox)
             self._outbox.clear()
-            for body in bodies:
-                self._unconfirmed[self._next_tag] = len(body)
+            for current, body in bodies:
+                self._unconfirmed[self._next_tag] = current, len(body)
                 self._next_tag += 1
-        for body in bodies:
-            channel.basic_publish(self._exchange, self._address, body, _PROPERTIES, mandatory=True)
+        for current, body in bodies:
+            channel.basic_publish(self._exchange, current.address, body, _PROPERTIES, mandatory=True)
+
+    def _on_return(self, _: Channel, method: Any, *__: object) -> None:
+        """A message came back: there is no queue at its address. (The key of a returned message is its address.)"""
+        with self._changed:
+            for current in self._sets:
+                if current.address == method.routing_key:
+                    current.refused = current.refused or Unroutable(current.address)
+            self._changed.notify_all()
 
     def _on_confirm(self, frame: Any) -> None:
         method = frame.method
@@ -125,19 +166,21 @@ class Publisher:
             if method.multiple:
                 tags = [tag for tag in self._unconfirmed if tag <= method.delivery_tag]
             for tag in tags:
-                self._bytes_under_way -= self._unconfirmed.pop(tag, 0)
+                if tag not in self._unconfirmed:
+                    continue
+                current, size_bytes = self._unconfirmed.pop(tag)
+                self._bytes_under_way -= size_bytes
+                if isinstance(method, pika.spec.Basic.Nack):
+                    current.refused = current.refused or NotTaken(
+                        f"The relay did not take a message for {current.address!r}.",
+                        hint="Its queue may be full: the broker's administrator can see its limits and policies.",
+                    )
             self._changed.notify_all()
-        if isinstance(method, pika.spec.Basic.Nack):
-            self._fail(
-                NotTaken(
-                    f"The relay did not take a message for {self._address!r}.",
-                    hint="Its queue may be full: the broker's administrator can see its limits and policies.",
-                )
-            )
 
     def _on_channel_closed(self, reason: BaseException) -> None:
         # A queue that is missing shows as a returned message, never as 404: that is the exchange.
-        error = channel_error(reason, self._address) if is_code(reason, 311, 403, 404, 406) else lost(reason)
+        address = self._sets[-1].address if self._sets else ""
+        error = channel_error(reason, address) if is_code(reason, 311, 403, 404, 406) else lost(reason)
         self._give_up(error)
 
     def _fail(self, error: RelayError) -> None:
