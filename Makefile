@@ -2,6 +2,8 @@
 # make test    everything the tests need, RabbitMQ included, then the whole suite
 # make lint    the checks of the code alone
 # make bench   measurements as JSON in out/bench.json
+# make bench-flower   a round of masked-average beside one of Flower's SecAgg+, which gets an environment of its own
+# make fuzz    hostile input for every decoder under atheris; the figures in out/fuzz/summary.json
 # make clean   removes what these made, the environments too
 #
 # PYTHON=python3.12     another interpreter, 3.11 or newer
@@ -9,6 +11,9 @@
 #                       CPU builds is passed as PIP_ARGS="--extra-index-url URL". See https://pytorch.org/get-started.
 # DEMO_ARGS="..."       more arguments for `ppdl-mq demo`, for instance DEMO_ARGS="--peers 5 --activation gelu"
 # PYTEST_ARGS="..."     more arguments for pytest, for instance PYTEST_ARGS="-k schedule"
+# BENCH_ARGS="..."      more arguments for the benchmark, for instance BENCH_ARGS="--only masked"
+# FUZZ_S=60             seconds of `make fuzz` for each target
+# FUZZ_TARGETS="..."    only these of its targets, for instance FUZZ_TARGETS="header canonical"
 
 SHELL := /bin/bash
 MAKEFLAGS += --no-print-directory
@@ -17,13 +22,17 @@ PYTHON ?= python3
 PIP_ARGS ?=
 DEMO_ARGS ?=
 PYTEST_ARGS ?=
+BENCH_ARGS ?=
+FUZZ_S ?= 60
+FUZZ_TARGETS ?=
 
 DEMO_ENV := .venv-demo
 TEST_ENV := .venv-test
+FUZZ_ENV := .venv-fuzz
 INSTALLED_FROM := pyproject.toml constraints.txt scripts/make-venv
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint bench clean
+.PHONY: help demo test lint bench bench-flower fuzz clean
 
 help:
 	@sed -n '/^# make/s/^# //p' Makefile
@@ -42,8 +51,17 @@ lint: $(TEST_ENV)/installed
 
 bench: $(TEST_ENV)/installed
 	@mkdir -p out
-	@$(TEST_ENV)/bin/ppdl-mq bench > out/bench.json
+	@$(TEST_ENV)/bin/ppdl-mq bench $(BENCH_ARGS) > out/bench.json
 	@echo "bench: out/bench.json"
+
+bench-flower: $(TEST_ENV)/installed
+	@scripts/install-rabbitmq
+	@mkdir -p out
+	@PYTHON="$(PYTHON)" PIP_ARGS="$(PIP_ARGS)" $(TEST_ENV)/bin/python benchmarks/against_flower.py $(BENCH_ARGS) > out/bench-flower.json
+	@echo "bench-flower: out/bench-flower.json"
+
+fuzz: $(FUZZ_ENV)/installed
+	@$(FUZZ_ENV)/bin/python -m fuzz.run $(FUZZ_S) $(FUZZ_TARGETS)
 
 # Environments. They are made anew when what they were installed from has changed.
 $(DEMO_ENV)/installed: $(INSTALLED_FROM)
@@ -52,5 +70,8 @@ $(DEMO_ENV)/installed: $(INSTALLED_FROM)
 $(TEST_ENV)/installed: $(INSTALLED_FROM)
 	@PYTHON="$(PYTHON)" scripts/make-venv $(TEST_ENV) dev $(PIP_ARGS)
 
+$(FUZZ_ENV)/installed: $(INSTALLED_FROM)
+	@PYTHON="$(PYTHON)" scripts/make-venv $(FUZZ_ENV) fuzz $(PIP_ARGS)
+
 clean:
-	rm -rf $(DEMO_ENV) $(TEST_ENV) out build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache .coverage
+	rm -rf $(DEMO_ENV) $(TEST_ENV) $(FUZZ_ENV) .venv-flower out build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache .coverage

@@ -9,7 +9,7 @@ import click
 from ppdl_mq.cli.terminal import Terminal, json_option
 from ppdl_mq.config import limits
 
-PROTOCOLS = ("server-aided", "fully-connected")
+PROTOCOLS = ("server-aided", "fully-connected", "masked-average")
 DATASETS = ("digits", "breast-cancer")
 MAX_ORGANISATIONS = 12  # as many as there are names and, of breast cancer, samples for
 
@@ -27,7 +27,7 @@ MAX_ORGANISATIONS = 12  # as many as there are names and, of breast cancer, samp
     "--protocol",
     type=click.Choice(PROTOCOLS),
     multiple=True,
-    help="How the weights move; may be repeated. [default: both]",
+    help="How the weights move; may be repeated. [default: all]",
 )
 @click.option("--activation", default="relu", show_default=True, help="Any of torch.nn that keeps the shape.")
 @click.option("--epochs", type=click.IntRange(1, limits.MAX_EPOCHS), default=15, show_default=True)
@@ -47,7 +47,7 @@ def demo(
     password_env: str | None,
     out: Path,
 ) -> None:
-    """Train on real data with several peers, and compare with SGD on the pooled data.
+    """Train on real data with several peers, and compare with SGD on the pooled data and with federated averaging.
 
     Writes model.safetensors, report.html and result.json.
 

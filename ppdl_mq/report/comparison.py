@@ -13,7 +13,7 @@ import numpy as np
 
 from ppdl_mq.config.manifest import Manifest
 from ppdl_mq.protocol.schedule import Schedule
-from ppdl_mq.report.result import Curve, TurnLength
+from ppdl_mq.report.result import SAME_ORDER, SHUFFLED, Curve, TurnLength
 from ppdl_mq.training import baselines
 from ppdl_mq.training.baselines import AfterEpoch
 from ppdl_mq.training.data.samples import Samples
@@ -97,8 +97,8 @@ class Comparer:
             same_order=self.accuracy(weights),
             alone={peer: curve[-1][1] for peer, curve in zip(self.workers, alone, strict=True)},
             curves=(
-                Curve(name="trial", points=tuple(same)),
-                Curve(name="pooled, shuffled", points=tuple(shuffled)),
+                Curve(name=SAME_ORDER, points=tuple(same)),
+                Curve(name=SHUFFLED, points=tuple(shuffled)),
                 *(
                     Curve(name=f"{peer} alone", points=tuple(curve))
                     for peer, curve in zip(self.workers, alone, strict=True)
@@ -109,7 +109,7 @@ class Comparer:
         )
 
     def turn_lengths(self) -> Iterator[TurnLength]:
-        """Train in the trial's order with shorter and longer turns, over the rows as often as the trial does."""
+        """Train as the trial does, with shorter and longer turns or rounds, over the rows as often as it does."""
         epochs = self.manifest.training.epochs
         own = self.manifest.training.turns_per_epoch
         for turns in sorted({own, 10, 2, 1}, reverse=True):
@@ -123,9 +123,13 @@ class Comparer:
         training = self.manifest.training.model_copy(update=changes)
         manifest = self.manifest.model_copy(update={"training": training})
         workers = {peer: Worker(manifest, worker.split, device=worker.device) for peer, worker in self.workers.items()}
-        schedule = _schedule(manifest)
-        weights = baselines.pooled_same_order(schedule, workers, self.seeds)
-        return TurnLength(passes=passes, turns=schedule.turns, accuracy=self.accuracy(weights), is_own=is_own)
+        if manifest.averaging is not None:
+            turns = training.epochs * training.turns_per_epoch
+            weights = baselines.federated_averaging(manifest, workers, self.seeds)
+        else:
+            schedule = _schedule(manifest)
+            turns, weights = schedule.turns, baselines.pooled_same_order(schedule, workers, self.seeds)
+        return TurnLength(passes=passes, turns=turns, accuracy=self.accuracy(weights), is_own=is_own)
 
     def _curve(self, start: bytes, states: list[bytes] | None = None) -> tuple[list[tuple[float, float]], AfterEpoch]:
         """Return a curve that begins with `start`, and what makes it grow; `states` gets the weights too."""

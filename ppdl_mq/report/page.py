@@ -7,14 +7,30 @@ from html import escape
 from typing import Final
 
 from ppdl_mq.report.charts import Line, Tick, line_chart
-from ppdl_mq.report.result import Outcome, Result, Share
+from ppdl_mq.report.result import (
+    ALL_HOLDOUTS,
+    MASKED,
+    SAME_ORDER,
+    SHUFFLED,
+    Averaged,
+    Curve,
+    Outcome,
+    Result,
+    Share,
+    TurnLength,
+    in_short,
+)
 
 # Who can read the weights, by protocol. Source: docs/PROTOCOL.md, section 1.
 READERS: Final = {
     "server-aided": "every peer of the trial, in its turn",
     "fully-connected": "the next peer alone, after each turn",
+    MASKED: "one organisation's: itself alone; the average of all: every peer, after each round",
 }
+_TWO: Final = "one organisation's: the other too, which can subtract its own part from the average"
+_FURTHEST: Final = "largest difference of a weight from plain federated averaging"
 _MOST_TICKS: Final = 10
+_PAIR: Final = 2
 
 
 def page(result: Result) -> str:
@@ -23,6 +39,7 @@ def page(result: Result) -> str:
         _lead(result),
         _figure("What it came to", _comparison(result), "Accuracy on a public test set that nobody trained on."),
         _figure("Accuracy over epochs", _epochs(result), _epochs_legend(result)),
+        *(_figure("Rounds of masked-average", _rounds(each), _rounds_legend(each)) for each in _averages(result)),
         _figure("Accuracy against turn length", _turns(result), _turns_legend(result)),
         _figure("Who holds what", _shares(result), f"Samples of each class: {escape(result.skew)}."),
         _figure("Who saw what", _who_saw_what(result), _looked(result)),
@@ -40,13 +57,14 @@ def page(result: Result) -> str:
 def _lead(result: Result) -> str:
     outcomes = result.protocols.values()
     best = max(result.alone.values())
-    bits = max(outcome.differing_bits for outcome in outcomes)
+    bits = [outcome.differing_bits for outcome in outcomes if outcome.differing_bits is not None]
     readable = [outcome.relay_readable for outcome in outcomes if outcome.relay_readable is not None]
     messages = sum(outcome.relay_messages for outcome in outcomes)
     tiles = [
-        (_percent(max(outcome.accuracy for outcome in outcomes)), "the trial's model"),
+        (_percent(max(outcome.accuracy for outcome in outcomes)), "the best model trained together"),
         (_percent(best), "the best organisation alone"),
-        (f"{bits:,}", "bits differ from SGD on the pooled data in the same order"),
+        *([(f"{max(bits):,}", "bits differ from SGD on the pooled data in the same order")] if bits else []),
+        *((in_short(each.largest_difference), _FURTHEST) for each in _averages(result)),
         (f"{sum(readable):,}" if readable else "?", f"of {messages:,} messages readable by the relay"),
     ]
     shown = "".join(f"<div><b>{value}</b><span>{escape(text)}</span></div>" for value, text in tiles)
@@ -66,7 +84,7 @@ def _comparison(result: Result) -> str:
     ]
     rows.append(_row("SGD, pooled and shuffled", result.pooled_accuracy, "what may not be done", "shuffled"))
     rows.append(_row("SGD, pooled, in the same order", result.pooled_same_order_accuracy, "likewise", "same"))
-    rows += [_row(name, outcome.accuracy, _facts(outcome), "trial") for name, outcome in result.protocols.items()]
+    rows += [_row(name, outcome.accuracy, _facts(outcome), _css(name)) for name, outcome in result.protocols.items()]
     return f"<table class=bars><tbody>{''.join(rows)}</tbody></table>"
 
 
@@ -79,61 +97,117 @@ def _row(name: str, accuracy: float, note: str, css: str) -> str:
 
 
 def _facts(outcome: Outcome) -> str:
-    return f"{outcome.differing_bits:,} differing bits, {outcome.seconds:.1f} s"
+    if outcome.averaged is not None:
+        near = f"within {in_short(outcome.averaged.largest_difference)} of federated averaging"
+    else:
+        near = f"{outcome.differing_bits:,} differing bits"
+    models = "" if outcome.distinct_models == 1 else f", {outcome.distinct_models} different models"
+    return f"{near}{models}, {outcome.seconds:.1f} s"
 
 
 def _epochs(result: Result) -> str:
-    last = max(at for curve in result.curves for at, _ in curve.points)
-    step = max(1, math.ceil(last / _MOST_TICKS))
-    places = sorted({*range(0, int(last) + 1, step)} - {int(last) - 1 if step > 1 else -1} | {int(last)})
-    css = {"trial": "trial", "pooled, shuffled": "shuffled"}
+    css = {SAME_ORDER: "trial", SHUFFLED: "shuffled", MASKED: "masked"}
     lines = [
         Line(name=curve.name, css=css.get(curve.name, "alone"), points=curve.points)
-        for curve in reversed(result.curves)  # the trial's comes first, and is drawn last
+        for curve in reversed(result.curves)  # what was trained together comes first, and is drawn last
     ]
-    ticks = [Tick(at=place, label=str(place)) for place in places]
+    ticks = _ticks(result.curves)
     return line_chart(lines, ticks=ticks, x_label="epochs", title="Accuracy over epochs")
+
+
+def _ticks(curves: tuple[Curve, ...]) -> list[Tick]:
+    """Return the whole numbers from 0 on that are worth a label, the last one among them."""
+    last = max(int(at) for curve in curves for at, _ in curve.points)
+    step = max(1, math.ceil(last / _MOST_TICKS))
+    places = [place for place in range(0, last + 1, step) if last - place >= step / 2 or place == last]
+    return [Tick(at=place, label=str(place)) for place in sorted({*places, last})]
 
 
 def _epochs_legend(result: Result) -> str:
     names = ", ".join(share.name for share in result.shares)
-    is_equal = not any(outcome.differing_bits for outcome in result.protocols.values())
-    trial = "the trial, which is SGD on the pooled data in the same order, bit for bit"
+    bits = [outcome.differing_bits for outcome in result.protocols.values() if outcome.differing_bits is not None]
+    is_equal = bits and not any(bits)
+    trial = "turn after turn, which is SGD on the pooled data in the same order, bit for bit"
+    masked = f"{_key('masked')} masked-average; " if MASKED in result.protocols else ""
     return (
-        f"{_key('trial')} {trial if is_equal else 'SGD on the pooled data in the order of the trial'}; "
+        f"{_key('trial')} {trial if is_equal else 'SGD on the pooled data, in the order of turns'}; {masked}"
         f"{_key('shuffled')} SGD on the pooled data, shuffled; {_key('alone')} each organisation alone ({names})."
     )
 
 
 def _turns(result: Result) -> str:
-    lengths = sorted(result.turn_lengths, key=lambda each: each.passes)
-    ticks = [Tick(at=math.log(each.passes), label=_passes(each.passes)) for each in lengths]
-    curve = tuple((math.log(each.passes), each.accuracy) for each in lengths)
+    passes = sorted({each.passes for each in (*result.turn_lengths, *result.round_lengths)})
+    ticks = [Tick(at=math.log(each), label=_passes(each)) for each in passes]
     level = tuple((tick.at, result.pooled_accuracy) for tick in (ticks[0], ticks[-1]))
     alone = tuple((tick.at, max(result.alone.values())) for tick in (ticks[0], ticks[-1]))
-    own = tuple((math.log(each.passes), each.accuracy) for each in lengths if each.is_own)
     lines = [
         Line(name="the best organisation alone", css="alone", points=alone),
         Line(name="SGD on the pooled data, shuffled", css="shuffled", points=level),
-        Line(name="the trial", css="trial", points=curve, marks=True),
-        Line(name="this trial's turn length", css="own", points=own, marks=True),
+        *_lengths(MASKED, "masked", result.round_lengths),
+        *_lengths("turn after turn", "trial", result.turn_lengths),
     ]
     return line_chart(
         lines,
         ticks=ticks,
         x_label="passes over the own samples in one turn (shorter turns send more)",
         title="Accuracy against turn length",
-        y_from=0.5 if min(share for line in lines for _, share in line.points) >= 0.5 else 0.0,
+        y_from=_lowest(lines),
     )
+
+
+def _lengths(name: str, css: str, lengths: tuple[TurnLength, ...]) -> list[Line]:
+    """Return the line of one way to train, if there is one, and the ring around what was used."""
+    points = [(math.log(each.passes), each.accuracy) for each in sorted(lengths, key=lambda each: each.passes)]
+    own = [(math.log(each.passes), each.accuracy) for each in lengths if each.is_own]
+    line = Line(name=name, css=css, points=tuple(points), marks=True)
+    return [line, Line(name=f"{name}, as here", css=f"own {css}", points=tuple(own), marks=True)] if lengths else []
 
 
 def _turns_legend(result: Result) -> str:
-    listed = ", ".join(f"{_passes(each.passes)}: {each.turns:,}" for each in result.turn_lengths)
+    ways = []
+    if result.turn_lengths:
+        ways.append(f"{_key('trial')} turn after turn ({_listed(result.turn_lengths)} turns in all)")
+    if result.round_lengths:
+        ways.append(f"{_key('masked')} masked-average ({_listed(result.round_lengths)} rounds in all)")
     return (
-        f"What few messages cost where the shares are skewed. {_key('trial')} the trial with other turn lengths, each "
-        f"with as many passes in all (ringed: the one used); {_key('shuffled')} shuffled SGD; {_key('alone')} the "
-        f"best organisation alone. Turns of the whole trial, by length: {listed}."
+        f"What few messages cost where the shares are skewed, with as many passes in all (ringed: what was used). "
+        f"{'; '.join(ways)}; {_key('shuffled')} shuffled SGD; {_key('alone')} the best organisation alone."
     )
+
+
+def _listed(lengths: tuple[TurnLength, ...]) -> str:
+    return ", ".join(f"{_passes(each.passes)}: {each.turns:,}" for each in lengths)
+
+
+def _rounds(averaged: Averaged) -> str:
+    lines = [
+        Line(name=curve.name, css="masked" if curve.name == ALL_HOLDOUTS else "alone", points=curve.points)
+        for curve in reversed(averaged.holdouts)
+    ]
+    ticks = _ticks(averaged.holdouts)
+    return line_chart(lines, ticks=ticks, x_label="rounds", title="Accuracy over rounds", y_from=_lowest(lines))
+
+
+def _rounds_legend(averaged: Averaged) -> str:
+    return (
+        f"{escape(averaged.a_round)} {_key('masked')} the average's accuracy on all hold-outs together, which every "
+        f"organisation learns; {_key('alone')} on each organisation's own hold-out, which it alone knows. "
+        f"{averaged.values_off:,} of {averaged.values:,} values, every weight after every round, were off by more than "
+        "the stated bound."
+    )
+
+
+def _averages(result: Result) -> list[Averaged]:
+    """Return what was found of masked-average, if it was run."""
+    return [outcome.averaged for outcome in result.protocols.values() if outcome.averaged is not None]
+
+
+def _lowest(lines: list[Line]) -> float:
+    return 0.5 if min(share for line in lines for _, share in line.points) >= 0.5 else 0.0
+
+
+def _css(protocol: str) -> str:
+    return "masked" if protocol == MASKED else "trial"
 
 
 def _shares(result: Result) -> str:
@@ -157,7 +231,8 @@ def _who_saw_what(result: Result) -> str:
         seen = f"names, sizes and times of {outcome.relay_messages:,} sealed messages ({_size(outcome.relay_bytes)})"
         readable = "not looked at" if outcome.relay_readable is None else f"{outcome.relay_readable:,} readable"
         rows.append((f"the relay, {name}", seen, readable))
-        rows.append((f"the weights, {name}", READERS[name], "never the relay"))
+        readers = _TWO if name == MASKED and len(result.shares) == _PAIR else READERS[name]
+        rows.append((f"the weights, {name}", readers, "never the relay"))
     body = "".join(
         f"<tr><th scope=row>{escape(who)}</th><td>{escape(what)}</td><td>{escape(note)}</td></tr>"
         for who, what, note in rows
@@ -171,7 +246,8 @@ def _looked(result: Result) -> str:
     return (
         "The relay kept a copy of everything that passed. A message counts as readable when it is not a clear header "
         "and one sealed rest, when zlib can shrink that rest, or when eight bytes in a row of it are those of a "
-        "weight, a sample, labels or a private key. What weights tell those who may read them is another matter."
+        "weight, a sample, labels or a private key; weights are also those that an organisation trained alone before "
+        "they were averaged. What weights tell those who may read them is another matter."
     )
 
 
@@ -197,9 +273,9 @@ def _size(size_bytes: int) -> str:
 
 _STYLE: Final = """
 :root{--ground:#fbfaf8;--card:#fff;--text:#1d2327;--soft:#667078;--line:#e4e1da;--trial:#0b7a75;--shuffled:#d1792b;
---alone:#9aa3aa;--same:#5a8f8c}
+--alone:#9aa3aa;--same:#5a8f8c;--masked:#6450a8}
 @media(prefers-color-scheme:dark){:root{--ground:#14181b;--card:#1c2226;--text:#e8eaea;--soft:#98a3aa;--line:#30383d;
---trial:#3ecfc4;--shuffled:#f0a35e;--alone:#6d7880;--same:#7fb5b1}}
+--trial:#3ecfc4;--shuffled:#f0a35e;--alone:#6d7880;--same:#7fb5b1;--masked:#b3a2f2}}
 *{box-sizing:border-box}
 body{margin:0;background:var(--ground);color:var(--text);font:16px/1.55 system-ui,sans-serif}
 main{max-width:820px;margin:0 auto;padding:40px 20px 60px}
@@ -207,7 +283,7 @@ h1{font-size:30px;line-height:1.2;margin:4px 0 10px}
 h2{font-size:18px;margin:0 0 14px}
 header p{color:var(--soft);margin:0 0 22px}
 .brand{margin:0!important;color:var(--trial)!important;font-weight:600;letter-spacing:.02em}
-.tiles{display:grid;grid-template-columns:repeat(auto-fit,minmax(170px,1fr));gap:12px}
+.tiles{display:grid;grid-template-columns:repeat(auto-fit,minmax(140px,1fr));gap:12px}
 .tiles div,section{background:var(--card);border:1px solid var(--line);border-radius:12px}
 .tiles div{padding:14px 16px}
 .tiles b{display:block;font-size:28px;line-height:1.2;font-variant-numeric:tabular-nums}
@@ -222,10 +298,10 @@ th,td{padding:6px 10px 6px 0;vertical-align:middle}
 .bars .track{width:34%;min-width:110px}
 .bars .note{color:var(--soft);font-size:13px}
 .bars .number{text-align:right;width:64px}
-.bars tr.trial th,.bars tr.trial .number{font-weight:700}
+.bars tr:is(.trial,.masked) :is(th,.number){font-weight:700}
 .bar{display:block;height:12px;border-radius:3px;min-width:2px}
 .bar.alone{background:var(--alone)}.bar.shuffled{background:var(--shuffled)}.bar.same{background:var(--same)}
-.bar.trial{background:var(--trial)}
+.bar.trial{background:var(--trial)}.bar.masked{background:var(--masked)}
 .heat td,.heat thead th{text-align:center;padding:6px 4px;min-width:38px}
 .heat td{background:color-mix(in srgb,var(--trial) calc(var(--heat,0%)*.6),transparent);border:2px solid var(--card)}
 .heat .all{background:none;font-weight:600}
@@ -240,9 +316,10 @@ polyline{fill:none;stroke-width:1.6;stroke-linejoin:round}
 polyline.alone{stroke:var(--alone)}
 polyline.shuffled{stroke:var(--shuffled);stroke-width:2.2;stroke-dasharray:6 4}
 polyline.trial{stroke:var(--trial);stroke-width:2.6}
-circle.trial{fill:var(--trial)}
-circle.own{fill:var(--card);stroke:var(--trial);stroke-width:3}
+polyline.masked{stroke:var(--masked);stroke-width:2.6}
+circle.trial{fill:var(--trial)}circle.masked{fill:var(--masked)}
+circle.own{fill:var(--card);stroke:var(--trial);stroke-width:3}circle.own.masked{stroke:var(--masked)}
 .key{display:inline-block;width:18px;height:3px;border-radius:2px;vertical-align:middle}
-.key.trial{background:var(--trial)}.key.shuffled{background:var(--shuffled)}.key.alone{background:var(--alone)}
+.key.trial{background:var(--trial)}.key.masked{background:var(--masked)}.key.shuffled{background:var(--shuffled)}.key.alone{background:var(--alone)}
 footer{color:var(--soft);font-size:13px;margin-top:22px}
 """

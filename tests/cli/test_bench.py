@@ -11,12 +11,13 @@ from ppdl_mq.cli import exit_codes
 from ppdl_mq.cli.main import run
 from ppdl_mq.config.broker import BrokerAddress
 from ppdl_mq.errors import RelayError
-from ppdl_mq.report.bench import pair
+from ppdl_mq.report.bench import PARTS, pair
 from ppdl_mq.report.bench.parties import ADDRESSES, RECEIVER, SENDER, Job
 from ppdl_mq.report.bench.transfer import WAYS
 from tests.rabbit import RabbitNode
 
-FAST = ["bench", "--megabytes", "2", "--repeat", "1", "--epochs", "1"]
+FAST = ["bench", "--megabytes", "2", "--repeat", "1", "--epochs", "1", "--params", "50000", "--peers", "2"]
+FAST += ["--rounds", "2", "--growth", "2", "--growth-params", "20000"]
 SIZE_BYTES = 3_000_000  # several parts
 
 
@@ -44,6 +45,17 @@ def test_the_answer_is_json_alone_and_nothing_is_left(
     assert report["training"]["turns"] == 12  # 3 peers, 4 turns an epoch
     for protocol in report["training"]["protocols"].values():
         assert 0 < protocol["ratio"]["median"] < 1
+    assert set(PARTS) < set(report)
+    (size,) = report["masked"]["sizes"]
+    assert set(size["ways"]) == {"confirmed"}
+    assert 0 < size["exchange_s"]["median"] <= size["whole_s"]["median"] < size["whole_s"]["max"] + 1
+    assert 1.5 < size["up_models"] < 1.6  # a whole vector, half a sum, and some signatures
+    assert 1.5 < size["down_models"] < 1.6
+    assert 0 < size["max_abs_error"] < 1e-6
+    (grown,) = report["growth"]["by_peers"]
+    assert grown["peers"] == 2
+    assert 1.5 < grown["up_models"] < 1.7
+    assert set(report["masks"]["cores"]) == {"1", "2"}
     assert "unsealed" in printed.err
     assert not list(tmp_path.glob("ppdl-*"))  # torch leaves an empty folder of its own
 
@@ -52,9 +64,14 @@ def test_the_answer_is_json_alone_and_nothing_is_left(
 @pytest.mark.rabbitmq
 def test_a_broker_is_left_as_it_was(rabbit: RabbitNode, capsys: pytest.CaptureFixture[str]) -> None:
     before = [rabbit.ctl("list_queues", "name"), rabbit.ctl("list_exchanges", "name")]
-    assert run([*FAST, "--broker", rabbit.url()]) == exit_codes.OK
+    assert run([*FAST, "--broker", rabbit.url(), "--only", "transfer", "--only", "masked"]) == exit_codes.OK
     assert [rabbit.ctl("list_queues", "name"), rabbit.ctl("list_exchanges", "name")] == before
-    (transfer,) = json.loads(capsys.readouterr().out)["transfer"]
+    report = json.loads(capsys.readouterr().out)
+    assert not {"training", "growth", "masks"} & set(report)
+    (size,) = report["masked"]["sizes"]
+    assert set(size["ways"]) == {"bare", "confirmed"}
+    assert all(way["times"]["median"] > 1 for way in size["ways"].values())  # the same bytes alone are faster
+    (transfer,) = report["transfer"]
     assert transfer["yardstick"] == "bare"
     assert set(transfer["ways"]) == set(WAYS)
 

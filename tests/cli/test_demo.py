@@ -20,7 +20,10 @@ from ppdl_mq.cli.demonstration.datasets import ORGANISATIONS, deal, load
 from ppdl_mq.cli.demonstration.inspection import Secrets, inspect
 from ppdl_mq.cli.demonstration.run import comparer_for
 from ppdl_mq.cli.main import run
+from ppdl_mq.config.reading import read_manifest
 from ppdl_mq.errors import TrainingError
+from ppdl_mq.report.result import ALL_HOLDOUTS, in_short
+from ppdl_mq.training.baselines import federated_averaging
 from ppdl_mq.wire.header import Header
 from ppdl_mq.wire.kinds import Kind
 from tests.rabbit import RabbitNode
@@ -63,6 +66,31 @@ def test_the_default_turn_length_keeps_the_promise(dataset_name: str, tmp_path: 
     comparison = comparer_for(manifest, organisations, shares.public).compare()
     assert abs(comparison.same_order - comparison.shuffled) <= 0.02
     assert comparison.same_order > max(comparison.alone.values()) + 0.02
+
+
+@pytest.mark.parametrize("dataset_name", ["digits", "breast-cancer"])
+def test_the_default_rounds_are_short_enough(dataset_name: str, tmp_path: Path) -> None:
+    dataset = load(dataset_name, seed=folders.SEED)
+    shares = deal(dataset, 3, seed=folders.SEED)
+    organisations = folders.write_organisations(tmp_path, shares, relay="embedded:relay.sqlite", password_env=None)
+    manifest = folders.write_manifest(
+        tmp_path / "trial.toml",
+        dataset,
+        shares,
+        organisations,
+        protocol="masked-average",
+        activation="relu",
+        epochs=folders.EPOCHS,
+    )
+    comparer = comparer_for(manifest, organisations, shares.public)
+    comparison = comparer.compare()
+    accuracy = comparer.accuracy(federated_averaging(manifest, comparer.workers, comparer.seeds))
+    assert accuracy > comparison.shuffled - 0.03  # one round an epoch is further off: 0.034 on digits
+    assert accuracy > max(comparison.alone.values()) + 0.02
+    written = read_manifest(tmp_path / "trial.toml")
+    assert written == manifest
+    assert written.averaging is not None
+    assert written.averaging.evaluate_every == written.training.turns_per_epoch  # once an epoch
 
 
 def sealed(body: bytes, *, kind: Kind = Kind.TURN) -> bytes:
@@ -162,7 +190,8 @@ def test_the_whole_demonstration(tmp_path: Path, capfd: pytest.CaptureFixture[st
     shown = capfd.readouterr()
     result = json.loads((out / "result.json").read_text())
     assert result["alone"].keys() == {"alder", "birch", "cedar"}
-    assert list(result["protocols"]) == ["server-aided", "fully-connected"]
+    assert list(result["protocols"]) == ["server-aided", "fully-connected", "masked-average"]
+    masked = result["protocols"].pop("masked-average")
     for name, outcome in result["protocols"].items():
         assert outcome.keys() >= ALL_KEYS
         assert outcome["differing_bits"] == 0
@@ -174,7 +203,24 @@ def test_the_whole_demonstration(tmp_path: Path, capfd: pytest.CaptureFixture[st
         row = next(line for line in shown.out.splitlines() if line.strip().startswith(name)).split()
         accuracy = f"{outcome['accuracy']:.1%}"
         assert [row[1], row[2], row[4], row[6]] == [accuracy, "0", str(outcome["relay_messages"]), "0"]
-    assert max(map(len, shown.out.splitlines()[:14])) <= 80
+        assert outcome["distinct_models"] == 1
+    averaged = masked["averaged"]
+    assert masked["differing_bits"] is None
+    assert (masked["turns"], masked["distinct_models"], masked["seconds_a_turn"] > 0) == (2 * 4, 1, True)
+    assert (masked["relay_counted_by"], masked["relay_readable"]) == ("tap", 0)
+    assert (averaged["values"], averaged["values_off"]) == (8 * result["model_bytes"] // 4, 0)
+    assert averaged["largest_difference"] < 1e-5  # two epochs: roundings, hardly amplified
+    assert [(curve["name"], [at for at, _ in curve["points"]]) for curve in averaged["holdouts"]] == [
+        (name, [4, 8]) for name in (ALL_HOLDOUTS, "alder", "birch", "cedar")
+    ]
+    assert result["curves"][0]["points"][-1] == [2.0, masked["accuracy"]]
+    assert "masked-average: round 8 of 8" in shown.err
+    row = next(line for line in shown.out.splitlines() if line.strip().startswith("masked-average")).split()
+    assert [row[1], row[2], row[4], row[6]] == [f"{masked['accuracy']:.1%}", "-", f"{masked['relay_messages']:,}", "0"]
+    assert f"0 of {averaged['values']:,} values off by more than the stated bound" in shown.out
+    assert f"within {in_short(averaged['largest_difference'])} of plain federated averaging" in shown.out
+    assert result["cautions"] == []
+    assert max(map(len, shown.out.splitlines()[:16])) <= 80
     assert set(load_file(out / "model.safetensors")) == {
         f"{layer}.{kind}" for layer in (1, 3) for kind in ("weight", "bias")
     }
@@ -196,24 +242,42 @@ def test_json_is_the_result_and_nothing_else(tmp_path: Path, capfd: pytest.Captu
 
 
 @pytest.mark.slow
-def test_through_rabbitmq(tmp_path: Path, rabbit: RabbitNode) -> None:
-    options = ["--broker", rabbit.url(), "--peers", "2", "--protocol", "server-aided", "--epochs", "1"]
+def test_with_two_organisations_it_says_what_averages_do_not_hide(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    options = ["--peers", "2", "--dataset", "breast-cancer", "--protocol", "masked-average", "--epochs", "1"]
     assert run(["demo", *options, "--out", str(tmp_path)]) == 0
-    outcome = json.loads((tmp_path / "result.json").read_text())["protocols"]["server-aided"]
-    assert outcome["differing_bits"] == 0
-    assert (outcome["relay_counted_by"], outcome["relay_readable"]) == ("tap", 0)
-    logs = [path.read_text() for path in tmp_path.glob("peers/*/server-aided.log")]
-    assert len(logs) == 2
+    shown = capfd.readouterr()
+    assert (shown.out + shown.err).count("each can subtract its own part") == 1
+    assert "Differing bits" not in shown.out
+    result = json.loads((tmp_path / "result.json").read_text())
+    assert len(result["cautions"]) == 1
+    assert (result["turn_lengths"], len(result["round_lengths"])) == ([], 4)
+    assert result["protocols"]["masked-average"]["averaged"]["values_off"] == 0
+
+
+@pytest.mark.slow
+def test_through_rabbitmq(tmp_path: Path, rabbit: RabbitNode) -> None:
+    options = ["--broker", rabbit.url(), "--peers", "2", "--epochs", "1"]
+    options += ["--protocol", "server-aided", "--protocol", "masked-average"]
+    assert run(["demo", *options, "--out", str(tmp_path)]) == 0
+    outcomes = json.loads((tmp_path / "result.json").read_text())["protocols"]
+    assert outcomes["server-aided"]["differing_bits"] == 0
+    assert outcomes["masked-average"]["averaged"]["values_off"] == 0
+    for outcome in outcomes.values():
+        assert (outcome["relay_counted_by"], outcome["relay_readable"]) == ("tap", 0)
+    logs = [path.read_text() for path in tmp_path.glob("peers/*/*.log")]
+    assert len(logs) == 2 * len(outcomes)
     assert not any("asking" in log for log in logs)  # the tap hid no missing inbox, so no message was lost
     assert "ppdl.demo-" not in rabbit.ctl("list_queues") + rabbit.ctl("list_exchanges")
 
 
-@pytest.mark.slow
 def hear_ctrl_c() -> None:
     """Undo what a shell without a terminal does to the programs that it starts in the background."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
+@pytest.mark.slow
 def test_ctrl_c_leaves_no_process_behind(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "ppdl_mq.cli.main", "demo", "--protocol", "fully-connected"]
     command += ["--out", str(tmp_path)]

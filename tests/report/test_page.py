@@ -6,11 +6,23 @@ import re
 from html.parser import HTMLParser
 
 from ppdl_mq.report.page import page
-from ppdl_mq.report.result import Curve, Outcome, Result, Share, TurnLength
+from ppdl_mq.report.result import (
+    ALL_HOLDOUTS,
+    MASKED,
+    SAME_ORDER,
+    SHUFFLED,
+    Averaged,
+    Curve,
+    Outcome,
+    Result,
+    Share,
+    TurnLength,
+)
 
 OUTCOME = Outcome(
     accuracy=0.9713,
     differing_bits=0,
+    distinct_models=1,
     relay_messages=4321,
     relay_bytes=12_600_000,
     relay_readable=0,
@@ -20,6 +32,19 @@ OUTCOME = Outcome(
     turns=180,
     seconds_a_turn=0.01,
     holdout={"alder": 1.0, "birch": None},
+)
+AVERAGED = Averaged(
+    a_round="A round is a round.",
+    largest_difference=1.788e-7,
+    values=288_600,
+    values_off=0,
+    holdouts=(
+        Curve(name=ALL_HOLDOUTS, points=((4.0, 0.7203), (8.0, 0.8881))),
+        Curve(name="alder", points=((4.0, 0.6714), (8.0, 0.4286))),
+    ),
+)
+MASKED_OUTCOME = dataclasses.replace(
+    OUTCOME, accuracy=0.9554, differing_bits=None, averaged=AVERAGED, relay_messages=2813, turns=60
 )
 RESULT = Result(
     dataset="digits",
@@ -37,16 +62,26 @@ RESULT = Result(
     pooled_accuracy=0.9823,
     pooled_same_order_accuracy=0.9711,
     alone={"alder": 0.5317, "birch": 0.4129},
-    protocols={"server-aided": OUTCOME, "fully-connected": dataclasses.replace(OUTCOME, accuracy=0.9629)},
+    protocols={
+        "server-aided": OUTCOME,
+        "fully-connected": dataclasses.replace(OUTCOME, accuracy=0.9629),
+        MASKED: MASKED_OUTCOME,
+    },
     curves=(
-        Curve(name="trial", points=((0.0, 0.1), (1.0, 0.9713))),
-        Curve(name="pooled, shuffled", points=((0.0, 0.1), (1.0, 0.9823))),
+        Curve(name=MASKED, points=((0.0, 0.1), (1.0, 0.9554))),
+        Curve(name=SAME_ORDER, points=((0.0, 0.1), (1.0, 0.9713))),
+        Curve(name=SHUFFLED, points=((0.0, 0.1), (1.0, 0.9823))),
         Curve(name="alder alone", points=((0.0, 0.1), (1.0, 0.5317))),
     ),
     turn_lengths=(
         TurnLength(passes=0.25, turns=180, accuracy=0.9713, is_own=True),
         TurnLength(passes=5.0, turns=9, accuracy=0.8609, is_own=False),
     ),
+    round_lengths=(
+        TurnLength(passes=0.25, turns=60, accuracy=0.9554, is_own=True),
+        TurnLength(passes=15.0, turns=1, accuracy=0.6769, is_own=False),
+    ),
+    cautions=(),
     software="ppdl-mq 0.1.0",
 )
 
@@ -73,11 +108,35 @@ class Balance(HTMLParser):
 
 def test_the_page_holds_the_numbers() -> None:
     shown = page(RESULT)
-    for number in ("97.1%", "98.2%", "53.2%", "41.3%", "96.3%", "86.1%", "8,642", "4,321", "12.6 MB", "633", "702"):
+    numbers = ("97.1%", "98.2%", "53.2%", "41.3%", "96.3%", "86.1%", "11,455", "4,321", "12.6 MB", "633", "702")
+    for number in (*numbers, "95.5%", "67.7%", "1.8e-7", "0 of 288,600", "2,813"):
         assert number in shown, number
     assert "Digits &amp; &lt;letters&gt;" in shown
     assert shown.count("0 differing bits") == 2
+    assert shown.count("A round is a round.") == 1
     assert len(shown.encode()) < 40_000
+
+
+def test_the_page_without_turns_or_without_rounds_leaves_out_what_there_is_not() -> None:
+    rounds = page(dataclasses.replace(RESULT, protocols={MASKED: MASKED_OUTCOME}, turn_lengths=()))
+    assert "differing bits" not in rounds
+    assert "bit for bit" not in rounds
+    assert "bits differ" not in rounds
+    assert "67.7%" in rounds
+    protocols = {"server-aided": OUTCOME}
+    turns = page(dataclasses.replace(RESULT, protocols=protocols, round_lengths=(), curves=RESULT.curves[1:]))
+    assert "masked-average" not in turns
+    assert "86.1%" in turns
+
+
+def test_the_page_says_what_two_organisations_hide_from_each_other_and_which_models_differ() -> None:
+    assert "which can subtract its own part" in page(RESULT)
+    third = Share(name="cedar", rows=70, training_rows=63, counts=(35, 35))
+    three = dataclasses.replace(RESULT, shares=(*RESULT.shares, third), alone={**RESULT.alone, "cedar": 0.3})
+    assert "subtract" not in page(three)
+    assert "2 different models" not in page(RESULT)
+    apart = dataclasses.replace(MASKED_OUTCOME, distinct_models=2)
+    assert "2 different models" in page(dataclasses.replace(RESULT, protocols={MASKED: apart}))
 
 
 def test_the_page_is_sound_and_needs_nothing_else() -> None:

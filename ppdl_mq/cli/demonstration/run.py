@@ -10,6 +10,7 @@ import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 import numpy as np
 import torch
@@ -33,13 +34,19 @@ from ppdl_mq.config.broker import BrokerAddress
 from ppdl_mq.config.manifest import Manifest
 from ppdl_mq.config.reading import EMBEDDED
 from ppdl_mq.errors import ConfigError
+from ppdl_mq.report.averaging import Tally, largest_difference, rounds_in_clear
 from ppdl_mq.report.comparison import Comparer, Comparison, differing_bits
 from ppdl_mq.report.page import page
-from ppdl_mq.report.result import Outcome, Result, Share
+from ppdl_mq.report.result import MASKED, Averaged, Curve, Outcome, Result, Share
+from ppdl_mq.training import baselines
 from ppdl_mq.training.data.prepare import load_split, prepare
 from ppdl_mq.training.data.samples import Samples, Split
 from ppdl_mq.training.order import rehearsal_seed
 from ppdl_mq.training.worker import Worker
+
+_TWO_PEERS: Final = (
+    "With two organisations, masked-average hides neither from the other: each can subtract its own part."
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,20 +97,30 @@ def demonstrate(request: Request, screen: Screen) -> Result:
             )
             for protocol in request.protocols
         }
-        first = next(iter(manifests.values()))
-        comparer = comparer_for(first, organisations, shares.public)
+        comparers = {
+            manifest.protocol: comparer_for(manifest, organisations, shares.public) for manifest in manifests.values()
+        }
+        # The order of turns is that of a trial that has turns, if there is one.
+        comparer = next((each for name, each in comparers.items() if name != MASKED), next(iter(comparers.values())))
         comparison = comparer.compare(lambda text: screen.say(f"Training: {text}"))
         screen.say("Training: other turn lengths")
-        turn_lengths = tuple(comparer.turn_lengths())
+        turn_lengths = () if comparer.manifest.averaging else tuple(comparer.turn_lengths())
+        round_lengths = tuple(comparers[MASKED].turn_lengths()) if MASKED in comparers else ()
         secrets = _secrets(comparison, comparer, organisations, shares)
         broker = BrokerAddress.from_settings(next(iter(organisations.values())).settings.broker)
         outcomes: dict[str, Outcome] = {}
+        curves = list(comparison.curves)
         model = b""
         for path, manifest in manifests.items():
             layout = next(iter(comparer.workers.values())).layout
             ran = run_trial(path, manifest, organisations, broker, layout, screen)
-            outcomes[manifest.protocol] = _outcome(ran, comparison, comparer, secrets)
-            model = model or ran.model_path.read_bytes()
+            averaged = None
+            if manifest.averaging is not None:
+                screen.say("Training: federated averaging in plain PyTorch, and the trial's rounds once more")
+                averaged, curve = _averaged(ran, comparers[MASKED], secrets)
+                curves.insert(0, curve)
+            outcomes[manifest.protocol] = _outcome(ran, comparison, comparer, secrets, averaged)
+            model = model or next(iter(ran.model_paths.values())).read_bytes()
         result = Result(
             dataset=dataset.name,
             title=dataset.title,
@@ -118,8 +135,10 @@ def demonstrate(request: Request, screen: Screen) -> Result:
             pooled_same_order_accuracy=comparison.same_order,
             alone=comparison.alone,
             protocols=outcomes,
-            curves=comparison.curves,
+            curves=tuple(curves),
             turn_lengths=turn_lengths,
+            round_lengths=round_lengths,
+            cautions=(_TWO_PEERS,) if MASKED in outcomes and request.organisations == 2 else (),
             software=f"ppdl-mq {__version__}, torch {torch.__version__}, Python {platform.python_version()}",
         )
         _write(request.out, model, result)
@@ -165,11 +184,54 @@ def _secrets(
     return secrets
 
 
-def _outcome(ran: Ran, comparison: Comparison, comparer: Comparer, secrets: Secrets) -> Outcome:
+def _averaged(ran: Ran, comparer: Comparer, secrets: Secrets) -> tuple[Averaged, Curve]:
+    """Hold a trial of masked-average to what it promises.
+
+    Args:
+        ran: the trial.
+        comparer: with its manifest.
+        secrets: gets what each organisation trained and nobody may see, once an epoch.
+
+    Returns:
+        What was found, and the average's accuracy over epochs.
+    """
+    manifest, workers, seeds = comparer.manifest, comparer.workers, comparer.seeds
+    turns = manifest.training.turns_per_epoch
+    models = tuple(ran.models.values())
+    tally = Tally(agreed=ran.agreed, models=models, rounds=manifest.training.epochs * turns)
+    points = [(0.0, comparer.accuracy(next(iter(workers.values())).initial()))]
+    for each in rounds_in_clear(manifest, workers, seeds):
+        tally.add(each)
+        if each.number % turns:
+            continue
+        points.append((each.number / turns, comparer.accuracy(each.average)))
+        secrets.add_weights(each.average)
+        for own, words in zip(each.own.values(), each.words.values(), strict=True):
+            secrets.add_weights(own)
+            secrets.add(words)
+    plain = baselines.federated_averaging(manifest, workers, seeds)
+    share = "its whole epoch" if turns == 1 else f"1/{turns} of its epoch"
+    averaged = Averaged(
+        a_round=f"A round: each organisation trains {share}, then the mean counts for all.",
+        largest_difference=max(largest_difference(model, plain) for model in models),
+        values=tally.values,
+        values_off=tally.values_off,
+        holdouts=ran.holdouts,
+    )
+    return averaged, Curve(name=MASKED, points=tuple(points))
+
+
+def _outcome(
+    ran: Ran, comparison: Comparison, comparer: Comparer, secrets: Secrets, averaged: Averaged | None
+) -> Outcome:
     seen = inspect(ran.passed, secrets) if ran.passed is not None else None
     return Outcome(
         accuracy=comparer.accuracy(next(iter(ran.models.values()))),
-        differing_bits=max(differing_bits(model, comparison.weights) for model in ran.models.values()),
+        differing_bits=None
+        if averaged
+        else max(differing_bits(model, comparison.weights) for model in ran.models.values()),
+        averaged=averaged,
+        distinct_models=len({path.read_bytes() for path in ran.model_paths.values()}),
         relay_messages=seen.messages if seen else ran.published_messages,
         relay_bytes=seen.bytes if seen else ran.published_bytes,
         relay_readable=seen.readable if seen else None,

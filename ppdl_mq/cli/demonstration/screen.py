@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from ppdl_mq.report.result import Result
+from ppdl_mq.report.result import Result, in_short
 
 _STEPS: Final = 5  # lines about one trial where nobody watches a bar
 
@@ -25,7 +25,7 @@ class TrialView(Protocol):
         """Show how far it is.
 
         Args:
-            turn: the last one that was trained; 0 before the first.
+            turn: the last one that was trained, or round; 0 before the first.
             holdout: by peer, accuracy on its own hold-out, 0 to 1, as far as known.
         """
 
@@ -44,10 +44,16 @@ class Screen:
             click.echo(text, err=True)
 
     @contextmanager
-    def trial(self, name: str, turns: int) -> Iterator[TrialView]:
-        """Show one trial until the block ends."""
+    def trial(self, name: str, turns: int, unit: str = "turn") -> Iterator[TrialView]:
+        """Show one trial until the block ends.
+
+        Args:
+            name: of its protocol.
+            turns: that it has.
+            unit: what these are called.
+        """
         if not self._console.is_terminal:
-            yield _Lines(name, turns)
+            yield _Lines(name, turns, unit)
             return
         columns = (
             TextColumn("{task.description}"),
@@ -56,20 +62,21 @@ class Screen:
             TimeElapsedColumn(),
         )
         with Progress(*columns, console=self._console) as progress:
-            yield _Bar(progress, progress.add_task(f"{name:<16}", total=turns, state="peers start"), turns)
+            yield _Bar(progress, progress.add_task(f"{name:<16}", total=turns, state="peers start"), turns, unit)
 
 
 class _Bar:
     """A trial on a terminal."""
 
-    def __init__(self, progress: Progress, task: TaskID, turns: int) -> None:
+    def __init__(self, progress: Progress, task: TaskID, turns: int, unit: str) -> None:
         self._progress = progress
         self._task = task
         self._turns = turns
+        self._unit = unit
 
     def show(self, turn: int, holdout: Mapping[str, float]) -> None:
         """Move the bar."""
-        state = f"turn {turn} of {self._turns}" if turn else "peers start"
+        state = f"{self._unit} {turn} of {self._turns}" if turn else "peers start"
         if holdout:
             state += "  own hold-outs " + " ".join(f"{share:.0%}" for share in holdout.values())
         self._progress.update(self._task, completed=turn, state=state)
@@ -78,9 +85,10 @@ class _Bar:
 class _Lines:
     """A trial where nobody watches."""
 
-    def __init__(self, name: str, turns: int) -> None:
+    def __init__(self, name: str, turns: int, unit: str) -> None:
         self._name = name
         self._turns = turns
+        self._unit = unit
         self._said = 0
         click.echo(f"{name}: the peers start.", err=True)
 
@@ -91,7 +99,8 @@ class _Lines:
             return
         self._said = step
         known = ", ".join(f"{peer} {share:.1%}" for peer, share in holdout.items())
-        click.echo(f"{self._name}: turn {turn} of {self._turns}" + (f"; hold-outs: {known}" if known else ""), err=True)
+        shown = f"{self._name}: {self._unit} {turn} of {self._turns}"
+        click.echo(shown + (f"; hold-outs: {known}" if known else ""), err=True)
 
 
 def print_table(result: Result, files: Mapping[str, str]) -> None:
@@ -113,7 +122,7 @@ def print_table(result: Result, files: Mapping[str, str]) -> None:
         table.add_row(
             name,
             f"{outcome.accuracy:.1%}",
-            f"{outcome.differing_bits:,}",
+            "-" if outcome.differing_bits is None else f"{outcome.differing_bits:,}",
             f"{outcome.seconds:.1f}",
             f"{outcome.relay_messages:,}",
             f"{outcome.relay_bytes / 1e6:.1f}",
@@ -123,8 +132,24 @@ def print_table(result: Result, files: Mapping[str, str]) -> None:
     console = Console(file=sys.stdout, highlight=False)
     console.print(f"\n{result.title}: accuracy on {result.public_rows} public samples", soft_wrap=True)
     console.print(table)
-    console.print(
-        "Differing bits: of the final weights, from SGD on the pooled data in the same order.\n", soft_wrap=True
-    )
+    for note in _notes(result):
+        console.print(note, soft_wrap=True, markup=False)
+    console.print()
     for name, path in files.items():
         console.print(f"{name:<8} {path}", soft_wrap=True, markup=False)
+
+
+def _notes(result: Result) -> Iterator[str]:
+    """Yield what the table's numbers mean, a line each."""
+    if any(outcome.differing_bits is not None for outcome in result.protocols.values()):
+        yield "Differing bits: of the final weights, from SGD on the pooled data in the same order."
+    for name, outcome in result.protocols.items():
+        if outcome.distinct_models > 1:
+            yield f"{name}: the organisations ended with {outcome.distinct_models} different models."
+        if (averaged := outcome.averaged) is not None:
+            near = in_short(averaged.largest_difference)
+            yield f"{name}: within {near} of plain federated averaging in PyTorch;"
+            yield f"{averaged.values_off:,} of {averaged.values:,} values off by more than the stated bound."
+            yield averaged.a_round
+            yield f"{outcome.turns:,} rounds, {outcome.seconds_a_turn:.2f} s each."
+    yield from result.cautions

@@ -6,14 +6,14 @@ import contextlib
 import json
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
 from ppdl_mq.cli.demonstration.children import Children
 from ppdl_mq.cli.demonstration.folder import Organisation
-from ppdl_mq.cli.demonstration.screen import Screen
+from ppdl_mq.cli.demonstration.screen import Screen, TrialView
 from ppdl_mq.config.broker import BrokerAddress
 from ppdl_mq.config.manifest import Manifest
 from ppdl_mq.errors import PpdlError, RelayRefused, TrainingError
@@ -21,11 +21,14 @@ from ppdl_mq.numeric.flatten import Layout
 from ppdl_mq.peer.folders import state_folder
 from ppdl_mq.peer.progress import PROGRESS_NAME, STATUS_NAME
 from ppdl_mq.peer.runner import MODEL_NAME
+from ppdl_mq.peer.transcript import LOG_NAME
 from ppdl_mq.protocol.terms import WEIGHTS
+from ppdl_mq.report.result import ALL_HOLDOUTS, Curve
 from ppdl_mq.training.saving import load_model
 from ppdl_mq.transport.base import Transport
 from ppdl_mq.transport.opening import open_tap, open_transport
 from ppdl_mq.transport.tap import Tap
+from ppdl_mq.wire.entries import read_line
 
 _LOOK_EVERY_S: Final = 0.1
 
@@ -40,10 +43,12 @@ class Ran:
         published_messages: as the peers counted them.
         published_bytes: likewise.
         holdout: by peer, accuracy of the final model on its own hold-out; None without one.
-        turns: that were trained.
+        turns: that were trained; in masked-average, rounds.
         seconds: from the first process's start to the last one's end.
-        seconds_a_turn: between the first turn's end and the last one's.
-        model_path: the first peer's file.
+        seconds_a_turn: between the first turn's end and the last one's; in masked-average, a round.
+        model_paths: by peer, its file.
+        holdouts: accuracy over rounds, on all hold-outs together and on each peer's own; nothing but in masked-average.
+        agreed: what masked-average's first peer signed as agreed: SHA-256 of weights, and of evaluations.
     """
 
     models: Mapping[str, bytes] = field(repr=False)
@@ -54,7 +59,9 @@ class Ran:
     turns: int
     seconds: float
     seconds_a_turn: float
-    model_path: Path
+    model_paths: Mapping[str, Path]
+    holdouts: tuple[Curve, ...]
+    agreed: frozenset[bytes] = field(repr=False)
 
 
 def run_trial(
@@ -82,11 +89,12 @@ def run_trial(
     configs = {name: each.settings_path for name, each in organisations.items()}
     logs = {name: each.folder / f"{path.stem}.log" for name, each in organisations.items()}
     progress = {name: _Progress(folder / PROGRESS_NAME) for name, folder in folders.items()}
-    turns = manifest.training.epochs * manifest.training.turns_per_epoch * len(organisations)
+    is_masked = manifest.averaging is not None
+    turns = manifest.training.epochs * manifest.training.turns_per_epoch * (1 if is_masked else len(organisations))
     passed: list[bytes] = []
     with _tap(broker, manifest) as tap, _inboxes(broker, manifest):
         started = time.monotonic()
-        with Children(path, configs, logs) as children, screen.trial(manifest.protocol, turns) as view:
+        with Children(path, configs, logs) as children, _view(screen, manifest, turns) as view:
             done = False
             while not done:
                 done = children.are_done()
@@ -99,9 +107,12 @@ def run_trial(
             seconds = time.monotonic() - started
         passed += tap.read() if tap is not None else []
     statuses = [_status(folder) for folder in folders.values()]
-    ends = sorted(at for each in progress.values() for at in each.turn_ends)
+    # In masked-average every peer notes every round.
+    noting = [progress[manifest.peer_names[0]]] if is_masked else progress.values()
+    ends = sorted(at for each in noting for at in each.turn_ends)
+    paths = {name: folder / MODEL_NAME for name, folder in folders.items()}
     return Ran(
-        models={name: bytes(load_model(folder / MODEL_NAME, layout)[0]) for name, folder in folders.items()},
+        models={name: bytes(load_model(model, layout)[0]) for name, model in paths.items()},
         passed=tuple(passed) if tap is not None else None,
         published_messages=sum(status["published_messages"] for status in statuses),
         published_bytes=sum(status["published_bytes"] for status in statuses),
@@ -109,7 +120,9 @@ def run_trial(
         turns=len(ends),
         seconds=seconds,
         seconds_a_turn=(ends[-1] - ends[0]) / max(1, len(ends) - 1),
-        model_path=folders[manifest.peer_names[0]] / MODEL_NAME,
+        model_paths=paths,
+        holdouts=_holdouts(progress) if is_masked else (),
+        agreed=agreed_digests(folders[manifest.peer_names[0]] / LOG_NAME) if is_masked else frozenset(),
     )
 
 
@@ -123,6 +136,8 @@ class _Progress:
         self.turn_ends: list[float] = []
         self.accuracy: float | None = None
         self.final_accuracy: float | None = None
+        self.own: list[tuple[float, float]] = []  # rounds and accuracy on the own hold-out
+        self.all: list[tuple[float, float]] = []  # ... and on all hold-outs together
 
     def read(self) -> None:
         """Take in the lines that are new and complete."""
@@ -144,10 +159,43 @@ class _Progress:
             self.accuracy = event.get("holdout_accuracy", self.accuracy)
         elif event["event"] == "final":
             self.final_accuracy = event["holdout_accuracy"]
+        elif event["event"] == "round":
+            self.turn = event["round"]
+            self.turn_ends.append(event["at"])
+        elif event["event"] == "measured" and event["holdout_accuracy"] is not None:
+            self.accuracy = event["holdout_accuracy"]
+            self.own.append((event["round"], event["holdout_accuracy"]))
+        elif event["event"] == "evaluation" and event["accuracy"] is not None:
+            self.all.append((event["round"], event["accuracy"]))
 
 
 def _known(progress: Mapping[str, _Progress]) -> dict[str, float]:
     return {name: each.accuracy for name, each in progress.items() if each.accuracy is not None}
+
+
+def _view(screen: Screen, manifest: Manifest, turns: int) -> AbstractContextManager[TrialView]:
+    return screen.trial(manifest.protocol, turns, "turn" if manifest.averaging is None else "round")
+
+
+def _holdouts(progress: Mapping[str, _Progress]) -> tuple[Curve, ...]:
+    """Return what masked-average's evaluations came to: everybody learns the first curve, each peer one other."""
+    first = next(iter(progress.values()))
+    own = [Curve(name=name, points=tuple(each.own)) for name, each in progress.items() if each.own]
+    return (*([Curve(name=ALL_HOLDOUTS, points=tuple(first.all))] if first.all else []), *own)
+
+
+def agreed_digests(path: Path) -> frozenset[bytes]:
+    """Return the digests that a peer's transcript says were agreed on."""
+    agreed = set()
+    try:
+        with path.open("rb") as log:
+            for line in log:
+                entry, _ = read_line(line)
+                if entry.says == "agreement":
+                    agreed.add(entry.about["digest"])
+    except OSError as error:
+        raise TrainingError(f"{path} cannot be read: {error.strerror}.") from None
+    return frozenset(agreed)
 
 
 def _status(folder: Path) -> dict[str, Any]:

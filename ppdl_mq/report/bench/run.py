@@ -8,36 +8,42 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-import secrets
 import statistics
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any, Final
 
 from ppdl_mq.config.broker import BrokerAddress
-from ppdl_mq.report.bench import parties, training
+from ppdl_mq.report.bench import PARTS, parties, training
+from ppdl_mq.report.bench.cleaning import cleaned, new_name
+from ppdl_mq.report.bench.figures import spread
 from ppdl_mq.report.bench.machine import machine
+from ppdl_mq.report.bench.masked import measure_growth, measure_rounds
+from ppdl_mq.report.bench.masks import measure_masks
 from ppdl_mq.report.bench.pair import Measured, transfer
 from ppdl_mq.report.bench.parties import RECEIVER, SENDER, Job
 from ppdl_mq.report.bench.training import Trial, through_relay, without_relay
 from ppdl_mq.report.bench.transfer import WAYS
-from ppdl_mq.transport.address import WEIGHTS, Names
-from ppdl_mq.transport.opening import open_transport
+from ppdl_mq.transport.address import WEIGHTS
 
-GOALS: Final = {"transfer_ratio": 0.7, "peak_models": 3.0}
+GOALS: Final = {"transfer_ratio": 0.7, "peak_models": 3.0, "masked_times_bare": 1.6, "masks_ratio": 0.8}
 _MEGABYTE: Final = 1_000_000
-_PREFIX: Final = "ppdl"
 
 
 def run_bench(
     *,
     broker: str | None,
     password_env: str | None,
+    only: Collection[str] = (),
     megabytes: Sequence[int],
     repeat: int,
     epochs: int,
+    params: Sequence[int],
+    peers: int,
+    rounds: int,
+    growth: Sequence[int],
+    growth_params: int,
     on_step: Callable[[str], None],
 ) -> dict[str, Any]:
     """Measure, and return everything as plain data.
@@ -45,9 +51,15 @@ def run_bench(
     Args:
         broker: URL of the relay; an embedded one in a temporary folder without it.
         password_env: environment variable of its password.
+        only: some of `PARTS`; all of them when empty.
         megabytes: sizes of weights to move, in 10**6 bytes.
         repeat: how often.
         epochs: of the trials.
+        params: float32 numbers in the models of the rounds of masked-average.
+        peers: how many of them there are.
+        rounds: counted in each trial of theirs.
+        growth: numbers of peers to compare.
+        growth_params: float32 numbers in the model then.
         on_step: is told what is measured next.
 
     Raises:
@@ -58,14 +70,29 @@ def run_bench(
         url = broker or f"embedded:{folder / 'relay.db'}"
         address = dataclasses.replace(BrokerAddress.parse(url), password_env=password_env)
         facts = machine()  # before anything loads it
-        return {
+        report: dict[str, Any] = {
             "machine": facts,
             "relay": {"kind": address.scheme, "queue_type": address.queue_type, "chunk_bytes": _chunk_bytes(address)},
             "goals": GOALS,
             "repeat": repeat,
-            "transfer": [_transfers(address, size, repeat, folder, on_step) for size in megabytes],
-            "training": _trials(address, url, password_env, epochs, repeat, folder, on_step),
         }
+        parts: dict[str, Callable[[], Any]] = {
+            "transfer": lambda: [_transfers(address, size, repeat, folder, on_step) for size in megabytes],
+            "training": lambda: _trials(address, url, password_env, epochs, repeat, folder, on_step),
+            "masked": lambda: measure_rounds(
+                address, params=params, peers=peers, rounds=rounds, repeat=repeat, folder=folder, on_step=on_step
+            ),
+            "growth": lambda: measure_growth(
+                address, params=growth_params, peers=growth, rounds=rounds, folder=folder, on_step=on_step
+            ),
+            "masks": lambda: _masks(repeat, on_step),
+        }
+        return report | {part: parts[part]() for part in PARTS if not only or part in only}
+
+
+def _masks(repeat: int, on_step: Callable[[str], None]) -> dict[str, Any]:
+    on_step("masks")
+    return measure_masks(repeat=repeat)
 
 
 def _chunk_bytes(address: BrokerAddress) -> int:
@@ -78,8 +105,8 @@ def _transfers(
     ways = [way for way in WAYS if way != "bare" or address.scheme != "embedded"]
     yardstick = ways[0]
     measured: dict[str, list[dict[str, Measured]]] = {way: [] for way in ways}
-    trial = _new_name()
-    with _cleaned(address, trial, parties.ADDRESSES, declare=True):
+    trial = new_name()
+    with cleaned(address, trial, parties.ADDRESSES, declare=True):
         for repetition in range(repeat):
             for way in ways if repetition % 2 == 0 else reversed(ways):
                 on_step(f"{megabytes} MB, {way}, {repetition + 1} of {repeat}")
@@ -98,9 +125,9 @@ def _transfers(
         "yardstick": yardstick,
         "ways": {
             way: {
-                "seconds": _spread(seconds[way]),
+                "seconds": spread(seconds[way]),
                 "megabytes_per_s": round(megabytes / statistics.median(seconds[way]), 1),
-                "ratio": _spread([base / own for base, own in zip(seconds[yardstick], seconds[way], strict=True)]),
+                "ratio": spread([base / own for base, own in zip(seconds[yardstick], seconds[way], strict=True)]),
                 "sender": _process(measured[way], SENDER, megabytes),
                 "receiver": _process(measured[way], RECEIVER, megabytes),
             }
@@ -139,11 +166,11 @@ def _trials(
     turns = 0
     for repetition, protocol in itertools.product(range(repeat), protocols):
         on_step(f"training, {protocol}, {repetition + 1} of {repeat}")
-        trial = Trial(name=_new_name(), protocol=protocol, url=url, password_env=password_env, epochs=epochs)
+        trial = Trial(name=new_name(), protocol=protocol, url=url, password_env=password_env, epochs=epochs)
         plain[protocol].append(without_relay(trial))
         with (
             tempfile.TemporaryDirectory(dir=folder) as journals,
-            _cleaned(address, trial.name, (*training.PEERS, WEIGHTS), declare=False),
+            cleaned(address, trial.name, (*training.PEERS, WEIGHTS), declare=False),
         ):
             timed = through_relay(trial, Path(journals))
         whole[protocol].append(timed.seconds)
@@ -155,45 +182,11 @@ def _trials(
         "turns": turns,
         "protocols": {
             protocol: {
-                "without_relay_s": _spread(plain[protocol]),
-                "through_relay_s": _spread(whole[protocol]),
-                "ratio": _spread([base / own for base, own in zip(plain[protocol], whole[protocol], strict=True)]),
-                "overhead_ms_per_turn": _spread(overheads[protocol]),
+                "without_relay_s": spread(plain[protocol]),
+                "through_relay_s": spread(whole[protocol]),
+                "ratio": spread([base / own for base, own in zip(plain[protocol], whole[protocol], strict=True)]),
+                "overhead_ms_per_turn": spread(overheads[protocol]),
             }
             for protocol in protocols
         },
-    }
-
-
-@contextmanager
-def _cleaned(address: BrokerAddress, trial: str, addresses: Sequence[str], *, declare: bool) -> Iterator[None]:
-    """Remove queues and exchange at the end, whatever happens; where asked to, declare the queues first."""
-    with open_transport(address, trial=trial, prefix=_PREFIX, peer="bench") as transport:
-        try:
-            if declare:
-                for each in addresses:
-                    transport.declare(each)
-            yield
-        finally:
-            for each in addresses:
-                transport.delete(each)
-            if address.scheme != "embedded":
-                from ppdl_mq.transport.rabbitmq.bare import BarePika
-
-                pika = BarePika(address, Names(prefix=_PREFIX, trial=trial), peer="bench")
-                try:
-                    pika.remove_exchange()
-                finally:
-                    pika.close()
-
-
-def _new_name() -> str:
-    return f"bench-{secrets.token_hex(6)}"
-
-
-def _spread(values: Sequence[float]) -> dict[str, float]:
-    return {
-        "min": round(min(values), 4),
-        "median": round(statistics.median(values), 4),
-        "max": round(max(values), 4),
     }

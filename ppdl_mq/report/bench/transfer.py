@@ -198,8 +198,8 @@ class _JournalledSender(_Journalled):
         send = Send(recipient=self.address, reader=RECEIVER, turn=TURN, message=MESSAGE, blob=self._cut)
         with self.journal.transaction():
             self._outbox.add(self.state, send)
-        (letter,) = self._outbox.due()
-        if self._outbox.publish(self.transport, self.state, letter) is not Fate.CONFIRMED:
+        (letter,) = letters = self._outbox.due()
+        if self._outbox.publish_all(self.transport, self.state, letters) != [Fate.CONFIRMED]:
             raise Unroutable(self.address)
         self._outbox.mark_sent(letter)
         if self.address == WEIGHTS:  # stands for the notice
