@@ -74,6 +74,8 @@ class Attempt:
         step: from 1.
         attempt: from 0.
         members: sorted names.
+        base: SHA-256 of the weights that the step stands on.
+        exponents: their digest.
         digest: of the context, 32 bytes.
     """
 
@@ -81,6 +83,8 @@ class Attempt:
     step: int
     attempt: int
     members: tuple[str, ...]
+    base: bytes
+    exponents: bytes
     digest: bytes
 
 
@@ -113,6 +117,8 @@ def attempt_of(context: bytes) -> Attempt:
         step=held["step"],
         attempt=held["attempt"],
         members=members,
+        base=held["base"],
+        exponents=held["exponents"],
         digest=context_digest(context),
     )
 

@@ -28,6 +28,7 @@ class Log:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.owner = ""
+        self.first = ""
         self.trial = b""
         self.protocol = ""
         self.entries = 0
@@ -88,6 +89,7 @@ class Log:
             raise Malformed(fault.message) from None
         if entry.by not in self._peers or entry.by != entry.logged_by or entry.signature:
             raise Misdirected("It is not by a peer of the trial.")
+        self.first = min(self._peers)
         self.owner, self.trial, self.protocol = entry.by, entry.about["trial"], manifest.protocol
         self._schedule = Schedule(
             trial_id=self.trial,

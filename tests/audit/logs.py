@@ -46,6 +46,16 @@ def session_of(manifest: Manifest, keys: Sequence[Record]) -> bytes:
     return sha256(labels.SESSION_ID, trial_id(manifest), *parts)
 
 
+def result_of(step: int) -> bytes:
+    """What a step comes to; of an evaluation it is the one sum."""
+    return digest("result", step)
+
+
+def base_of(step: int) -> bytes:
+    """The weights that a step stands on: those that the last step with an odd number came to."""
+    return result_of(step - 1 - step % 2) if step > 1 else digest("initial weights")
+
+
 def context(session: bytes, step: int, attempt: int = 0, *, base: str = "", members: Sequence[str] = PEERS) -> bytes:
     return canonical.encode(
         {
@@ -53,34 +63,45 @@ def context(session: bytes, step: int, attempt: int = 0, *, base: str = "", memb
             "step": step,
             "attempt": attempt,
             "members": list(members),
-            "base": digest("base", base or step),
-            "word": 32,
-            "exponents": digest("exponents"),
+            "base": digest("base", base) if base else base_of(step),
+            "word": 32 if step % 2 else 64,
+            "exponents": digest("exponents", step) if step % 2 else bytes(32),
         }
     )
 
 
-def commitment(by: str, of: bytes, vector: str = "") -> Record:
-    shards = [digest("shard", by, vector, number) for number in range(3)]
+def commitment(by: str, of: bytes, vector: str = "", *, count: int = 3) -> Record:
+    shards = [digest("shard", by, vector, number) for number in range(count)]
     return said(by, "commitment", context=of, mask=digest("mask", by, vector), shards=shards)
+
+
+def over(commitments: Sequence[Record]) -> bytes:
+    """K of commitments in the order of their signers."""
+    return sha256(labels.COMMITMENTS, *(statement_bytes(each.says, each.about) for each in commitments))
+
+
+def sums_in(of: bytes, step: int) -> list[Record]:
+    """The sums of a step; an evaluation has a single one."""
+    the_digest = context_digest(of)
+    if step % 2 == 0:
+        return [said(PEERS[0], "sum", context=the_digest, shard=0, digest=result_of(step))]
+    return [
+        said(name, "sum", context=the_digest, shard=number, digest=digest("sum", step, number))
+        for number, name in enumerate(PEERS)
+    ]
 
 
 def step_of(session: bytes, step: int, attempt: int = 0) -> list[Record]:
     """All that is signed in a step without trouble."""
     of = context(session, step, attempt)
     the_digest = context_digest(of)
-    together = digest("commitments", step)
+    committed = [commitment(name, of) for name in PEERS]
+    k = over(committed)
     return [
-        *(commitment(name, of) for name in PEERS),
-        *(said(name, "receipt", context=the_digest, commitments=together) for name in PEERS),
-        *(
-            said(name, "sum", context=the_digest, shard=number, digest=digest("sum", step, number))
-            for number, name in enumerate(PEERS)
-        ),
-        *(
-            said(name, "agreement", context=the_digest, digest=digest("result", step), commitments=together)
-            for name in PEERS
-        ),
+        *committed,
+        *(said(name, "receipt", context=the_digest, commitments=k) for name in PEERS),
+        *sums_in(of, step),
+        *(said(name, "agreement", context=the_digest, digest=result_of(step), commitments=k) for name in PEERS),
     ]
 
 

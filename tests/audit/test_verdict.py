@@ -29,6 +29,7 @@ from tests.audit.logs import (
     entries_of,
     lines_of,
     masked_records,
+    over,
     said,
     session_keys,
     session_of,
@@ -40,6 +41,7 @@ from tests.trial import PEERS, identity_of, manifest_for
 
 SESSION = session_of(MASKED, session_keys(MASKED))
 OF_STEP_1 = context(SESSION, 1)
+HONEST = PEERS[:2]  # where cleo lies
 
 
 def kinds(verdict: Verdict) -> list[tuple[str, str]]:
@@ -228,11 +230,25 @@ def replaced(records: list[Record], by: str, says: str, **about: Any) -> tuple[l
     return [*records[:at], lie, *records[at + 1 :]], lie
 
 
+def committed() -> list[Record]:
+    """The records of a peer that stopped after the first commitments."""
+    return masked_records()[: 2 * len(PEERS)]
+
+
 CONTRADICTIONS: dict[str, Callable[[], tuple[list[Record], list[Record]]]] = {
-    "commitment": lambda: (masked_records(), replaced(masked_records(), "cleo", "commitment", mask=digest("lie"))[0]),
-    "commitment in another context": lambda: (
-        masked_records(),
-        replaced(masked_records(), "cleo", "commitment", context=context(SESSION, 1, base="lie"))[0],
+    # Bert, who got the other commitment, does not sign a receipt for the one that it never saw.
+    "commitment": lambda: (committed(), replaced(committed(), "cleo", "commitment", mask=digest("lie"))[0]),
+    "commitment on other weights": lambda: (
+        committed(),
+        replaced(committed(), "cleo", "commitment", context=context(SESSION, 1, base="lie"))[0],
+    ),
+    "commitment among others": lambda: (
+        committed(),
+        [*committed()[:-1], commitment("cleo", context(SESSION, 1, members=("bert", "cleo")), count=2)],
+    ),
+    "farewell": lambda: (
+        [*masked_records(), said("cleo", "leave", session=SESSION, step=3)],
+        [*masked_records(), said("cleo", "leave", session=SESSION, step=4)],
     ),
     "receipt": lambda: (masked_records(), replaced(masked_records(), "cleo", "receipt", commitments=digest("lie"))[0]),
     "sum": lambda: (masked_records(), replaced(masked_records(), "cleo", "sum", digest=digest("lie"))[0]),
@@ -328,9 +344,11 @@ def test_both_sides_of_a_contradiction_may_stand_in_one_log(tmp_path: Path) -> N
 
 def test_different_results_of_two_peers_blame_nobody(tmp_path: Path) -> None:
     the_digest = context_digest(OF_STEP_1)
-    records = [*session_keys(MASKED), *(commitment(name, OF_STEP_1) for name in PEERS)]
-    mine = said("anna", "agreement", context=the_digest, digest=digest("mine"), commitments=digest("all"))
-    theirs = said("bert", "agreement", context=the_digest, digest=digest("theirs"), commitments=digest("all"))
+    records = committed()
+    mine = said("anna", "agreement", context=the_digest, digest=digest("mine"), commitments=over(records[len(PEERS) :]))
+    theirs = said(
+        "bert", "agreement", context=the_digest, digest=digest("theirs"), commitments=over(records[len(PEERS) :])
+    )
     one, two = (
         write_log(tmp_path / "a", "anna", [*records, mine]),
         write_log(tmp_path / "b", "bert", [*records, theirs]),
@@ -365,8 +383,8 @@ def test_logs_of_different_trials_are_told_apart(tmp_path: Path) -> None:
 
 
 def test_what_precedes_a_broken_entry_still_counts(tmp_path: Path) -> None:
-    lie, _ = replaced(masked_records(), "cleo", "commitment", mask=digest("lie"))
-    one, two = write_log(tmp_path / "a", "anna", masked_records()), write_log(tmp_path / "b", "bert", lie)
+    lie, _ = replaced(committed(), "cleo", "commitment", mask=digest("lie"))
+    one, two = write_log(tmp_path / "a", "anna", committed()), write_log(tmp_path / "b", "bert", lie)
     two.write_bytes(two.read_bytes() + b"junk\n")
     assert kinds(verify_logs([one, two])) == [("broken log", ""), ("contradiction", "cleo")]
 
@@ -453,7 +471,7 @@ def test_files_that_cannot_be_read_are_named(tmp_path: Path) -> None:
 def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     one, two = (
         write_log(tmp_path / "a.log", "anna", masked_records()),
-        write_log(tmp_path / "b.log", "bert", masked_records(1)),
+        write_log(tmp_path / "b.log", "bert", masked_records()[: 5 * len(PEERS)]),  # to the end of step 1
     )
     assert run(["trial", "verify-log", str(one), str(two)]) == 0
     out = capsys.readouterr().out
@@ -471,3 +489,91 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert json.loads(capsys.readouterr().out)["findings"][0]["peer"] == "cleo"
     shutil.rmtree(tmp_path)
     assert run(["trial", "verify-log", str(one)]) == 9
+
+
+# --- statements of several sorts together ----------------------------------------------------------------------------
+
+
+def receipt_over(by: str, commitments: list[Record]) -> Record:
+    return said(by, "receipt", context=context_digest(OF_STEP_1), commitments=over(commitments))
+
+
+def test_an_honest_peer_to_whom_somebody_lied_is_asked_and_not_blamed(tmp_path: Path) -> None:
+    truth = committed()
+    shown = [*truth[:-1], commitment("cleo", OF_STEP_1, "lie")]
+    receipt = receipt_over("anna", shown[3:])
+    bert = write_log(tmp_path / "b", "bert", [*truth, receipt])
+    assert kinds(verify_logs([bert])) == [("question", "anna")]
+    too_short = write_log(tmp_path / "c", "anna", shown[:4])
+    assert kinds(verify_logs([bert, too_short])) == [("question", "anna")]
+    anna = write_log(tmp_path / "a", "anna", [*shown, receipt])
+    for logs in ([bert, anna], [anna, bert]):
+        assert kinds(verify_logs(logs)) == [("contradiction", "cleo")]
+    lying = write_log(tmp_path / "d", "anna", truth)
+    assert kinds(verify_logs([bert, lying])) == [("contradiction", "anna")]
+
+
+@pytest.mark.parametrize("says", ["receipt", "agreement"])
+def test_more_commitments_than_are_tried_end_the_search(tmp_path: Path, says: str) -> None:
+    many = [commitment(name, OF_STEP_1, str(number)) for name in PEERS for number in range(12)]
+    about = {"digest": digest("result")} if says == "agreement" else {}
+    lie = said("bert", says, context=context_digest(OF_STEP_1), commitments=digest("none"), **about)
+    log = write_log(tmp_path / "a", "anna", [*session_keys(MASKED), *many, lie])
+    assert kinds(verify_logs([log])) == [*(("contradiction", name) for name in PEERS)]  # each signed twelve
+
+
+def test_a_combination_of_commitments_in_several_logs_explains_a_receipt(tmp_path: Path) -> None:
+    """Bert's own log is missing, but what it signed for stands here and there."""
+    truth, lie_of_anna = committed(), commitment("anna", OF_STEP_1, "lie")
+    lie_of_cleo = commitment("cleo", OF_STEP_1, "lie")
+    receipt = receipt_over("bert", [lie_of_anna, truth[4], lie_of_cleo])
+    one = write_log(tmp_path / "a", "anna", [*truth[:3], lie_of_anna, *truth[4:], receipt])
+    two = write_log(tmp_path / "c", "cleo", [*truth[:5], lie_of_cleo])
+    assert kinds(verify_logs([one])) == [("question", "bert")]
+    assert kinds(verify_logs([one, two])) == [("contradiction", "anna"), ("contradiction", "cleo")]
+
+
+def test_a_receipt_and_an_agreement_go_over_the_same_commitments(tmp_path: Path) -> None:
+    other_ones = [*committed()[3:5], commitment("cleo", OF_STEP_1, "lie")]
+    records = [*masked_records()[:15], receipt_over("bert", other_ones)]
+    del records[7]  # bert's own receipt
+    found = kinds(verify_logs([write_log(tmp_path / "a", "anna", records)]))
+    assert found == [("contradiction", "bert"), ("difference", "")]
+
+
+def test_who_goes_on_from_other_weights_than_it_agreed_on_is_named(tmp_path: Path) -> None:
+    first = masked_records()[:15]
+    honest = [commitment(name, context(SESSION, 2)) for name in HONEST]
+    lie = commitment("cleo", context(SESSION, 2, base="lie"))
+    log = write_log(tmp_path / "a", "anna", [*first, *honest, lie])
+    assert kinds(verify_logs([log])) == [("contradiction", "cleo"), ("difference", "cleo")]
+    log = write_log(tmp_path / "b", "anna", [*first, *honest, commitment("cleo", context(SESSION, 2))])
+    assert verify_logs([log]).holds
+
+
+def test_two_bases_in_two_attempts_of_one_step_contradict_each_other(tmp_path: Path) -> None:
+    records = [commitment("cleo", OF_STEP_1), commitment("cleo", context(SESSION, 1, 1, base="lie"))]
+    log = write_log(tmp_path / "a", "anna", [*session_keys(MASKED), *records])
+    assert kinds(verify_logs([log])) == [("contradiction", "cleo")]
+
+
+def test_two_who_lie_together_get_nobody_blamed(tmp_path: Path) -> None:
+    """Cleo stands alone with the right result, and the verdict does not say that it lied."""
+    records = masked_records()[:15]
+    k = over(records[3:6])
+    lies = [said(name, "agreement", **{**records[12].about, "digest": digest("lie")}) for name in HONEST]
+    assert records[12].about["commitments"] == k
+    paths = [write_log(tmp_path / name, name, [*records[:12], *lies, records[14]]) for name in PEERS]
+    (finding,) = verify_logs(paths).findings
+    assert (finding.kind, finding.peer) == ("difference", "cleo")
+    assert "it lies, or all the others do" in finding.text
+
+
+def test_other_sums_in_its_own_log_explain_another_result(tmp_path: Path) -> None:
+    records = masked_records()[:15]
+    shown = said("bert", "sum", **{**records[10].about, "digest": digest("lie")})
+    result = said("cleo", "agreement", **{**records[14].about, "digest": digest("of the lie")})
+    anna = write_log(tmp_path / "a", "anna", [*records[:14], result])
+    cleo = write_log(tmp_path / "c", "cleo", [*records[:10], shown, *records[11:14], result])
+    assert kinds(verify_logs([anna])) == [("difference", "cleo")]
+    assert kinds(verify_logs([anna, cleo])) == [("contradiction", "bert"), ("difference", "")]

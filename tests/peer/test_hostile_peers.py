@@ -179,7 +179,7 @@ def test_turns_that_come_too_early_fill_nothing(
             thread.join(20)
     assert hostile.trial.errors == {}
     assert {hostile.trial.model(name) for name in COUPLE} == {expected}
-    assert 0 < offered["bert"] <= limits.MAX_OPEN_MESSAGES_PER_SENDER
+    assert 0 < offered["bert"] <= limits.MAX_OPEN_MESSAGES_PER_SENDER + limits.RECEIVE_BATCH_PARTS
 
 
 # --- the queue `weights` -----------------------------------------------------------------------------------------

@@ -240,7 +240,7 @@ class World:
             assert peer.machine.step(before, event) == (state, effects), "a step is a function"
             state = restored
         peer.state = state
-        if state.replace(resends=0) != before.replace(resends=0):
+        if state is not before and not isinstance(event, Overdue) and state != before:
             self._asked_in_vain = 0
         if into is not None and state != before:
             peer.slots[into] = blob
@@ -299,14 +299,15 @@ class World:
             self._deliver(name, peer, what)
 
     def _deliverable(self, name: str, peer: Peer) -> list[Letter]:
-        found = [
-            letter
-            for letter in peer.inbox
-            if (letter.send.message.kind.before_session or peer.state.session_id)
-            and not self.partition(letter.sender, name)
-            and peer.too_early.get(letter.number) is not peer.state
-        ]
-        return found[:12]
+        found: list[Letter] = []
+        for letter in peer.inbox:
+            if peer.too_early.get(letter.number) is peer.state or self.partition(letter.sender, name):
+                continue
+            if peer.state.session_id or letter.send.message.kind.before_session:
+                found.append(letter)
+                if len(found) == 12:
+                    break
+        return found
 
     def _ask_again(self) -> None:
         self._asked_in_vain += 1

@@ -215,10 +215,11 @@ class MembershipSteps(Flow):
             raise Malformed(f"A LEAVE of {event.sender} names somebody who is no other peer of this trial.")
         verify(self.terms.peers[leave.name], leave.signature, leave_statement(state.session_id, step))
         known = state.leaves.get(leave.name)
+        record = self._record_leave(state, leave.name, step, leave.signature)
         if known is not None and known[0] <= step:  # of two, the earlier one holds: so all come to the same
-            return state, ()
+            return state, () if known[0] == step else (record,)
         noted = state.replace(leaves=added(state.leaves, leave.name, (step, leave.signature)))
-        return self._reconsidered(noted, (self._record_leave(state, leave.name, step, leave.signature),))
+        return self._reconsidered(noted, (record,))
 
     def _tell_all(self, state: RoundState, to: str) -> tuple[Send, ...]:
         """Pass on who has left and who is dropped, in case that is what keeps another one waiting."""
