@@ -4,6 +4,7 @@
 # make bench   measurements as JSON in out/bench.json
 # make bench-flower   a round of masked-average beside one of Flower's SecAgg+, which gets an environment of its own
 # make fuzz    hostile input for every decoder under atheris; the figures in out/fuzz/summary.json
+# make release-once   100,000 random schedules of masked-average against a lying relay; `make test` runs 2,000
 # make clean   removes what these made, the environments too
 #
 # PYTHON=python3.12     another interpreter, 3.11 or newer
@@ -12,6 +13,7 @@
 # DEMO_ARGS="..."       more arguments for `ppdl-mq demo`, for instance DEMO_ARGS="--peers 5 --activation gelu"
 # PYTEST_ARGS="..."     more arguments for pytest, for instance PYTEST_ARGS="-k schedule"
 # BENCH_ARGS="..."      more arguments for the benchmark, for instance BENCH_ARGS="--only masked"
+# SCHEDULES=100000      of `make release-once`
 # FUZZ_S=60             seconds of `make fuzz` for each target
 # FUZZ_TARGETS="..."    only these of its targets, for instance FUZZ_TARGETS="header canonical"
 
@@ -23,6 +25,7 @@ PIP_ARGS ?=
 DEMO_ARGS ?=
 PYTEST_ARGS ?=
 BENCH_ARGS ?=
+SCHEDULES ?= 100000
 FUZZ_S ?= 60
 FUZZ_TARGETS ?=
 
@@ -32,7 +35,7 @@ FUZZ_ENV := .venv-fuzz
 INSTALLED_FROM := pyproject.toml constraints.txt scripts/make-venv
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint bench bench-flower fuzz clean
+.PHONY: help demo test lint bench bench-flower release-once fuzz clean
 
 help:
 	@sed -n '/^# make/s/^# //p' Makefile
@@ -59,6 +62,9 @@ bench-flower: $(TEST_ENV)/installed
 	@mkdir -p out
 	@PYTHON="$(PYTHON)" PIP_ARGS="$(PIP_ARGS)" $(TEST_ENV)/bin/python benchmarks/against_flower.py $(BENCH_ARGS) > out/bench-flower.json
 	@echo "bench-flower: out/bench-flower.json"
+
+release-once: $(TEST_ENV)/installed
+	@RELEASE_ONCE_SCHEDULES=$(SCHEDULES) $(TEST_ENV)/bin/python -m pytest -q -n auto tests/protocol/test_release_once.py
 
 fuzz: $(FUZZ_ENV)/installed
 	@$(FUZZ_ENV)/bin/python -m fuzz.run $(FUZZ_S) $(FUZZ_TARGETS)

@@ -270,6 +270,11 @@ class World:
         """Do one thing that can happen; ask again when there is nothing else."""
         if self.random.random() < self.crash:
             self.restart(self.random.choice([name for name, peer in self.peers.items() if not peer.is_dead]))
+        if self.everything and self.random.random() < self.replay:
+            name, letter = self.random.choice(self.everything)
+            peer = self.peers[name]
+            if not peer.is_dead and not peer.is_over:
+                self._deliver(name, peer, letter)
         actions: list[tuple[str, str, Any]] = []
         for name, peer in self.peers.items():
             if peer.is_dead or peer.failure is not None:
@@ -278,11 +283,6 @@ class World:
             actions += [("work", name, task) for task in peer.tasks[:1]]
             if not peer.is_over:
                 actions += [("deliver", name, letter) for letter in self._deliverable(name, peer)]
-        if self.everything and self.random.random() < self.replay:
-            name, letter = self.random.choice(self.everything)
-            peer = self.peers[name]
-            if not peer.is_dead and not peer.is_over:
-                self._deliver(name, peer, letter)
         if not actions:
             self._ask_again()
             return
