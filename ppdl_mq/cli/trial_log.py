@@ -20,7 +20,8 @@ def verify_log(terminal: Terminal, logs: tuple[Path, ...]) -> int:
 
     One log alone proves that the peers signed what stands in it, but not that its owner logged everything, or that
     others saw the same. Several logs prove what their peers agreed on, and name a peer that signed two different
-    things, by its own signatures.
+    things, or for what its own log does not hold, by its own signatures. A difference shows who stands alone, but
+    does not prove who lies; a question names whose log is needed to tell.
 
     Ends with exit code 0 if all hold and agree, with 7 if something was found, with 9 if a file cannot be read.
 

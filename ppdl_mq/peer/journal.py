@@ -72,7 +72,10 @@ class Journal:
         self._unlink_after: list[Path] = []
         try:
             self.db = self._open(trial_id, identity)
-        except (sqlite3.Error, UnicodeDecodeError) as fault:  # UnicodeDecodeError: of SQLite's own words, which quote it
+        except (
+            sqlite3.Error,
+            UnicodeDecodeError,
+        ) as fault:  # UnicodeDecodeError: of SQLite's own words, which quote it
             os.close(self._lock)
             raise _damaged(folder, str(fault)) from None
         except OSError as fault:
