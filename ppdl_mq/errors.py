@@ -109,7 +109,7 @@ class NotFinite(TrainingError):
 
 
 class Interrupted(TrainingError):
-    """Training was asked to stop before the turn's end; nothing of the turn is kept."""
+    """Training was asked to stop before the turn's end."""
 
 
 class Overflow(LocalError):

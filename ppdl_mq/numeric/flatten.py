@@ -210,6 +210,8 @@ def _state(module: torch.nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
 
 def raw_bytes(tensor: torch.Tensor) -> Bytes:
     """Return a contiguous CPU tensor's own memory, not a copy, as uint8 (size_bytes)."""
+    if not tensor.numel():  # one made from an empty array has strides of 0, which torch does not view as bytes
+        return np.empty(0, dtype=np.uint8)
     # By way of NumPy, since torch warns about buffers that cannot be written to, and wants aligned ones.
     array: Bytes = tensor.reshape(-1).view(torch.uint8).numpy()
     return array

@@ -5,6 +5,7 @@ import mmap
 import struct
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -155,3 +156,12 @@ def test_weights_come_from_and_go_to_cuda() -> None:
     assert bytes(flat.flatten(source)) == bytes(flat.flatten(Odd(1)))
     flat.load(target, flat.flatten(source))
     assert equal(source, target)
+
+
+def test_an_empty_tensor_that_was_an_empty_array() -> None:
+    module = torch.nn.Module()
+    module.register_buffer("nothing", torch.from_numpy(np.empty(0, dtype=np.float32)))
+    module.register_buffer("one", torch.ones(1))
+    state = flat.flatten(module)
+    assert len(state) == 4
+    flat.load(module, state)
