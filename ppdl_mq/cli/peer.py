@@ -23,6 +23,7 @@ from ppdl_mq.errors import PeerFileError
 from ppdl_mq.peer.identity_file import is_sealed, read_identity
 from ppdl_mq.peer.progress import PROGRESS_NAME, final_entry
 from ppdl_mq.peer.status import is_of_rounds, read_status
+from ppdl_mq.protocol.phases import Phase
 
 # Short names of the ready plug-ins: KIND:PATH -> module:callable and the argument that takes the path.
 PLUGINS = {
@@ -130,14 +131,24 @@ def run(terminal: Terminal, trial: Path, config: Path, out: Path | None, device:
     terminal.start_log(quiet=quiet)
     model = run_peer(manifest, settings, identity, folder=config.absolute().parent, on_ready=_stop_on_signals)
     kept = model
+    progress = kept.parent / PROGRESS_NAME
+    if not kept.exists():
+        terminal.answer(
+            {"model": None, "trial": manifest.name, "log": str(progress), "result": {}},
+            f"This organisation has left the trial {manifest.name} before anything was agreed on: there is no model.\n"
+            f"The log is {progress}.",
+        )
+        return
     if out is not None:
         model = writing.copy(kept, out, error=PeerFileError)
     result = final_entry(kept.parent) or {}
+    has_left = read_status(settings, manifest)["phase"] == Phase.LEFT.value
+    name = manifest.name
+    ended = f"This organisation has left the trial {name}" if has_left else f"The trial {name} has ended"
+    again = f"\nTo run the same trial again, one gives it a new nonce, and sends it round: ppdl-mq trial renew {trial}"
     terminal.answer(
-        {"model": str(model), "trial": manifest.name, "log": str(kept.parent / PROGRESS_NAME), "result": result},
-        f"The trial {manifest.name} has ended. The model is in {model}.{_quality(result)}\n"
-        f"The log is {kept.parent / PROGRESS_NAME}.\n"
-        f"To run the same trial again, one gives it a new nonce, and sends it round: ppdl-mq trial renew {trial}",
+        {"model": str(model), "trial": manifest.name, "log": str(progress), "result": result},
+        f"{ended}. The model is in {model}.{_quality(result)}\nThe log is {progress}.{'' if has_left else again}",
     )
 
 

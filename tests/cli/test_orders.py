@@ -220,3 +220,15 @@ def test_the_status_of_turns_stays(folder: Path, capsys: pytest.CaptureFixture[s
     show(read_manifest(Path("heart.toml")), SEQUENTIAL, Phase.AWAITING_TURN)
     assert run(["peer", "status", "-c", "mercy.toml"]) == 0
     assert "  awaiting turn, waiting for basel; turn 3 of 12\n" in capsys.readouterr().out
+
+
+def test_who_leaves_before_anything_was_agreed_on_has_no_model(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("ppdl_mq.cli.peer._own_identity", lambda _: None)
+    monkeypatch.setattr("ppdl_mq.peer.running.run_peer", lambda *_, **__: folder / "model.safetensors")
+    capsys.readouterr()
+    assert run(["peer", "run", "heart.toml", "--config", "mercy.toml", "--out", "mine.safetensors"]) == 0
+    said = capsys.readouterr().out
+    assert "has left the trial heart before anything was agreed on: there is no model" in said
+    assert not Path("mine.safetensors").exists()

@@ -92,13 +92,18 @@ def test_one_peer_is_dropped_and_one_leaves(tmp_path: Path, started: Processes, 
     trial = Trial(tmp_path, "left", started, rabbit)
     trial.peers["bert"].wait_for(f"Round 1 of {ROUNDS} is done")
     trial.peers["bert"].kill()  # from now on nobody can finish a step: there is time for people
+    for peer in ("anna", "cleo", "dora"):  # their status, which may lag behind by half a second, shows it too
+        while not json.loads(trial.of(peer, "status", "--json")).get("step"):
+            pass
     assert "is given" in trial.of("dora", "leave", "--yes")
     for peer in ("anna", "cleo"):
         assert "is given" in trial.of(peer, "drop", "bert", "--yes")
     # Killed after the others' release and before its own it is needed for this step; in any case it is told then.
     trial.run("bert")
     trial.end("anna", "cleo")
-    assert trial.peers["dora"].wait().code == 0
+    left = trial.peers["dora"].wait()
+    assert left.code == 0
+    assert "This organisation has left the trial left. The model is in" in left.out
     back = trial.peers["bert"].wait()
     assert back.code == REMOTE, back.err
     assert "decided to go on without this peer" in back.err
