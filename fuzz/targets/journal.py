@@ -246,7 +246,7 @@ def _change_row(which: int, content: bytes) -> None:
                 db.execute(f"UPDATE OR IGNORE {table} SET {column} = ? WHERE {condition}", (value,))
         finally:
             db.close()
-    except (sqlite3.Error, IndexError, ZeroDivisionError):
+    except (sqlite3.Error, UnicodeDecodeError, IndexError, ZeroDivisionError):
         pass  # an edit before this one broke it already
 
 

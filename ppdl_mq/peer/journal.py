@@ -191,6 +191,14 @@ class Journal:
         is_new = not path.exists()
         db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
         path.chmod(0o600)
+        try:
+            self._prepare(db, trial_id, identity, is_new=is_new)
+        except BaseException:
+            db.close()  # the error's traceback would keep it, and its locks, open
+            raise
+        return db
+
+    def _prepare(self, db: sqlite3.Connection, trial_id: bytes, identity: Identity, *, is_new: bool) -> None:
         # FULL: a message is acknowledged right after its commit, so the commit must survive a power cut.
         for pragma in ("journal_mode = WAL", "synchronous = FULL", "foreign_keys = ON", "secure_delete = ON"):
             db.execute(f"PRAGMA {pragma}")
@@ -199,19 +207,16 @@ class Journal:
             db.executescript("BEGIN IMMEDIATE;" + _SCHEMA)
             db.executemany("INSERT INTO fact VALUES (?, ?)", belongs.items())
             db.execute("COMMIT")
-            return db
+            return
         if (wrong := _first_fault(db)) is not None:
-            db.close()
             raise _damaged(self.folder, wrong)
         found = {name: bytes(value) for name, value in db.execute("SELECT name, value FROM fact")}
         for name, value in belongs.items():
             if found.get(name) != value:
-                db.close()
                 raise JournalError(
                     f"The journal in {self.folder} is of another {'version' if name == 'format' else name}.",
                     hint="Use another state_dir for this trial and identity.",
                 )
-        return db
 
 
 def _first_fault(db: sqlite3.Connection) -> str | None:

@@ -240,7 +240,7 @@ class RoundHands(Hands):
 
     def _average(self, task: Average, views: list[memoryview]) -> Result:
         is_audited = secrets.randbelow(_AUDIT_STEPS) < self._audit_rate * _AUDIT_STEPS
-        audit = secrets.choice(task.shards) if is_audited else None
+        audit = secrets.choice(task.auditable) if is_audited and task.auditable else None
         if task.into is None:
             figures = figures_in(views)
             digest = hashlib.sha256(b"".join(views)).digest()

@@ -236,7 +236,7 @@ class Average:
         word: bits of a ring word.
         members: of the attempt, sorted.
         sums: its shards, in order.
-        shards: their indices.
+        auditable: indices of those that other members made.
         base: the weights from which the exponents follow; None in an evaluation.
         into: where the new weights go; None in an evaluation.
     """
@@ -246,7 +246,7 @@ class Average:
     word: int
     members: tuple[str, ...]
     sums: tuple[Slot, ...]
-    shards: tuple[int, ...]
+    auditable: tuple[int, ...]
     base: Slot | None
     into: Slot | None
 

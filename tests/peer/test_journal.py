@@ -6,8 +6,10 @@ import sqlite3
 import stat
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
+import psutil
 import pytest
 
 from ppdl_mq.crypto.identity import Identity
@@ -114,6 +116,21 @@ def test_not_a_database(tmp_path: Path) -> None:
         with pytest.raises(JournalError) as caught:
             opened(tmp_path)
         assert type(caught.value) is JournalError
+
+
+@pytest.mark.parametrize(
+    "damaged",
+    [lambda raw: b"not a database" * 400, lambda raw: raw.replace(b"CREATE TABLE fact", b"CREATE TABLE \x80act")],
+    ids=["no-database", "schema"],
+)
+def test_one_that_is_refused_stays_open_nowhere(tmp_path: Path, damaged: Callable[[bytes], bytes]) -> None:
+    opened(tmp_path).close()
+    path = tmp_path / "journal.sqlite"
+    path.write_bytes(damaged(path.read_bytes()))
+    with pytest.raises(JournalError) as caught:  # which is held, and its traceback with it
+        opened(tmp_path)
+    assert [file.path for file in psutil.Process().open_files() if file.path.startswith(str(tmp_path))] == []
+    assert caught.value.hint
 
 
 @pytest.mark.parametrize("at", [16, 100, 2_000, 4_096, 5_000, 8_192, 9_000, 12_288])

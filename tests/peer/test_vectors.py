@@ -131,7 +131,7 @@ class Party:
             word=self.word,
             members=self.members,
             sums=(),
-            shards=(),
+            auditable=(),
             base=SLOT,
             into=SLOT,
         )

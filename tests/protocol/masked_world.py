@@ -478,7 +478,8 @@ class World:
             case Average():
                 raw = b"".join(peer.slots[slot] for slot in task.sums)
                 figures = tuple(words_of(raw, 64)) if task.into is None else ()
-                audit = self.random.choice(task.shards) if self.random.random() < self.audit else None
+                is_audited = bool(task.auditable) and self.random.random() < self.audit
+                audit = self.random.choice(task.auditable) if is_audited else None
                 event = Averaged(step=task.step, attempt=task.attempt, digest=sha(raw), figures=figures, audit=audit)
                 self.results[task.step].add((sha(raw), task.members))
                 self._check_sum(task, raw)

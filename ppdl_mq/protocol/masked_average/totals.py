@@ -136,7 +136,7 @@ class TotalSteps(ExchangeSteps):
             word=state.word,
             members=state.members,
             sums=tuple(self._sum(state, shard) for shard in filled),
-            shards=filled,
+            auditable=tuple(shard for shard in filled if state.sums[shard].maker != self.terms.me),
             base=None if is_evaluation else Slot("agreed", state.base_step),
             into=None if is_evaluation else Slot("agreed", state.step),
         )
