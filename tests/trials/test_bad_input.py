@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 from pathlib import Path
@@ -324,12 +325,23 @@ def test_two_processes_with_one_identity(
     assert first.wait().code == 130
 
 
+def status_phase(folder: Path) -> str | None:
+    """Return the phase that a peer last wrote down, which it does after its journal."""
+    try:
+        phase: str = json.loads((folder / "status.json").read_text())["phase"]
+    except (OSError, ValueError):
+        return None
+    return phase
+
+
 def test_a_copied_state_folder_at_a_broker(
     tmp_path: Path, capfd: pytest.CaptureFixture[str], rabbit: RabbitNode
 ) -> None:
     files = TrialFiles(tmp_path, ("anna", "bert"), broker=rabbit.url(), name="copied")
     with Beside(files, "anna") as anna:
         eventually(lambda: anna.phase, Phase.AWAITING_HELLOS)
+        # On disk, too: a copy of a journal that has begun nothing would begin anew, and find the inbox taken.
+        eventually(lambda: status_phase(files.state("anna")), Phase.AWAITING_HELLOS.value)
         shutil.copytree(files.folder / "anna.state", files.folder / "copy.state")
         files.edit("anna", "anna.state", "copy.state")
         refused(files, capfd, JOURNAL, "does not resume", "is a copy")

@@ -77,7 +77,7 @@ def test_four_peers_of_which_one_is_killed_and_started_again(
     trial.peers["cleo"].kill()
     shown = json.loads(trial.of("cleo", "status", "--json"))
     assert (shown["running"], shown["rounds"]) == (False, ROUNDS)
-    assert 2 <= shown["round"] <= 4
+    assert 1 <= shown["round"] <= 4  # it may lag by half a second
     assert f"round {shown['round']} of {ROUNDS}, attempt 0, 4 members" in trial.of("cleo", "status")
     trial.run("cleo")
     trial.end(*NAMES)
