@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import itertools
-from collections import defaultdict
+from collections import Counter, defaultdict
 from typing import Any
 
 import pytest
@@ -37,7 +37,7 @@ from ppdl_mq.protocol.phases import Phase
 from ppdl_mq.protocol.statements import abandon_statement
 from ppdl_mq.wire import canonical
 from ppdl_mq.wire.kinds import Kind, kinds_of
-from ppdl_mq.wire.messages import Abandon, MaskedShard
+from ppdl_mq.wire.messages import Abandon, MaskedShard, Release
 from tests.protocol import masked_world
 from tests.protocol.masked_scene import Scene, of
 from tests.protocol.masked_world import Letter, cheap_signatures
@@ -580,3 +580,37 @@ def test_the_model_is_kept_once_by_all() -> None:
     scene._carry_out = noting  # type: ignore[method-assign]
     scene.run()
     assert sorted(kept) == list(THREE)
+
+
+class Vows(Scene):
+    """Counts, for every kind, how often a peer said it, and looks that each time it can no longer forget that."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        self.said: Counter[Kind] = Counter()
+        super().__init__(*arguments, **options)
+
+    def post(self, name: str, event: Event, **given: Any) -> None:
+        peer = self.peers[name]
+        before, kept = peer.state, set(peer.letters)
+        super().post(name, event, **given)
+        if isinstance(event, Overdue):
+            return  # what is told again was signed before
+        fresh = [peer.letters[key].send.message for key in set(peer.letters) - kept]
+        passed_on = [each for each in fresh if isinstance(each, Release) and each.member != name]
+        for kind in {each.kind for each in fresh if each not in passed_on} & BINDING:
+            self.said[kind] += 1
+            before_secrets, after_secrets = (state.as_data()["secrets"] for state in (before, peer.state))
+            assert before_secrets["vows"] < after_secrets["vows"], f"{name} may forget a {kind.name}"
+
+
+BINDING = frozenset({Kind.RECEIPT, Kind.RELEASE, Kind.ABANDON, Kind.DROP, Kind.LEAVE})
+
+
+def test_what_a_peer_must_not_forget_changes_its_secrets() -> None:
+    scene = Vows(4)
+    scene.until(lambda: all(peer.state.step for peer in scene.peers.values()))
+    scene.leave("dora")
+    for name in ("anna", "bert"):
+        scene.decide(name, "cleo")
+    scene.run()
+    assert set(scene.said) == BINDING

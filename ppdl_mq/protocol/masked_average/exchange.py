@@ -176,7 +176,8 @@ class ExchangeSteps(Flow):
         context, commitments = self._context(state).digest(), self._commitments(state)
         signature = self.terms.sign(receipt_statement(context, commitments))
         receipt = Receipt(context=context, commitments=commitments, signature=signature)
-        receipted = state.replace(phase=Phase.RECEIPTED, receipts=added(state.receipts, self.terms.me, signature))
+        receipts = added(state.receipts, self.terms.me, signature)
+        receipted = state.replace(phase=Phase.RECEIPTED, receipts=receipts, vows=state.vows + 1)
         record = self._record_receipt(self.terms.me, receipt)
         return receipted, (record, *self._broadcast(state, receipt))
 
