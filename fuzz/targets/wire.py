@@ -14,7 +14,7 @@ from ppdl_mq.wire import canonical
 from ppdl_mq.wire.envelope import BodyDigest, read_body
 from ppdl_mq.wire.header import Header, split_part
 from ppdl_mq.wire.kinds import FIXED_BODY_BYTES, Kind
-from ppdl_mq.wire.messages import decode_meta, encode_meta
+from ppdl_mq.wire.meta import decode_meta, encode_meta
 
 _BLOB = bytes(range(100))
 CONTEXT = Context(

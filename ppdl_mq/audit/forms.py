@@ -10,7 +10,7 @@ from ppdl_mq.config import limits
 from ppdl_mq.errors import Malformed
 from ppdl_mq.protocol.statements import context_digest
 from ppdl_mq.wire import canonical
-from ppdl_mq.wire.messages import NAME
+from ppdl_mq.wire.meta import NAME
 
 _U32: Final = 2**32
 

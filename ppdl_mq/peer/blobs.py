@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Final
 
 from ppdl_mq.errors import JournalError
+from ppdl_mq.peer.durable import sync_folder
 from ppdl_mq.peer.journal import Journal
 
 INLINE_BYTES: Final = 1_048_576
@@ -142,9 +143,7 @@ class BlobWriter:
         """Return when everything written is on disk."""
         os.fdatasync(self._file)
         if self._new_in is not None:  # a new name is on disk only when its folder is
-            folder = os.open(self._new_in, os.O_RDONLY)
-            os.fsync(folder)
-            os.close(folder)
+            sync_folder(self._new_in)
             self._new_in = None
 
     def close(self) -> None:

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Final
 
 from ppdl_mq.numeric.flatten import Buffer
+from ppdl_mq.peer.durable import sync_folder
 
 log = logging.getLogger("ppdl_mq.peer")
 
@@ -91,7 +92,7 @@ class Checkpoints:
                 file.flush()
                 os.fsync(handle)
             draft.replace(path)  # so that what bears a full name is whole
-            _sync_folder(self._folder)
+            sync_folder(self._folder)
         except OSError as fault:
             if not self._has_failed:
                 log.warning("A checkpoint cannot be written, training goes on without: %s.", fault.strerror)
@@ -119,11 +120,3 @@ class Checkpoints:
             if _NAME.fullmatch(path.name) and path.name != kept:
                 with contextlib.suppress(OSError):
                     path.unlink(missing_ok=True)
-
-
-def _sync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

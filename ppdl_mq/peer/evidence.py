@@ -10,7 +10,7 @@ from typing import Final
 from ppdl_mq.errors import Equivocation, SplitView
 from ppdl_mq.peer.journal import Journal
 from ppdl_mq.wire.envelope import Opened
-from ppdl_mq.wire.messages import encode_meta
+from ppdl_mq.wire.meta import encode_meta
 
 _FACT: Final = "equivocation"
 

@@ -25,6 +25,7 @@ from ppdl_mq.crypto import passphrase as sealing
 from ppdl_mq.crypto.identity import SECRET_BYTES, Identity, PublicIdentity
 from ppdl_mq.crypto.secret import Secret
 from ppdl_mq.errors import IdentityError, PassphraseError
+from ppdl_mq.peer.durable import sync_folder
 
 FORMAT: Final = "ppdl-mq-identity-1"
 
@@ -213,11 +214,7 @@ def _write_new(path: Path, content: bytes) -> None:
             os.link(unfinished, path)  # unlike a rename, fails where something is
         finally:
             unfinished.unlink()
-        folder = os.open(path.parent, os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        sync_folder(path.parent)
     except FileExistsError:
         raise IdentityError(f"{path}: exists already, and an identity is never overwritten.") from None
     except OSError as fault:

@@ -32,6 +32,7 @@ from ppdl_mq.crypto.seal import OVERHEAD_BYTES, open_sealed, seal
 from ppdl_mq.crypto.secret import Secret
 from ppdl_mq.errors import IllegalEvent, JournalError, Malformed, Unauthentic
 from ppdl_mq.peer.birth import born_ns
+from ppdl_mq.peer.durable import sync_folder
 from ppdl_mq.wire import canonical
 
 _NAME: Final = re.compile(r"[0-9a-f]{16}")
@@ -83,6 +84,7 @@ class LiveSecrets:
         self._state_folder = folder
         self._folder = folder / "live"
         self._key = key
+        self._has_lasting_folder = False  # the name of `live` itself is on disk
         self._committed: int | None = None  # generation of the last mark that is known to be in the journal
 
     def load(self, mark: LiveMark | None) -> dict[str, Any] | None:
@@ -134,8 +136,10 @@ class LiveSecrets:
                 os.fsync(handle)
                 mark = LiveMark(name, os.fstat(handle).st_ino, generation, born_ns(handle))
             unfinished.rename(self._folder / name)  # so that what bears a full name is whole
-            _sync_folder(self._folder)
-            _sync_folder(self._state_folder)
+            sync_folder(self._folder)
+            if not self._has_lasting_folder:
+                sync_folder(self._state_folder)
+                self._has_lasting_folder = True
         except OSError as fault:
             raise self._unusable(fault) from None
         return mark
@@ -209,7 +213,7 @@ class LiveSecrets:
                     _overwrite(path)
                     path.unlink(missing_ok=True)
             if self._folder.is_dir():
-                _sync_folder(self._folder)
+                sync_folder(self._folder)
         except OSError as fault:
             raise self._unusable(fault) from None
 
@@ -236,11 +240,3 @@ def _overwrite(path: Path) -> None:
             file.write(bytes(os.fstat(handle).st_size))
             file.flush()
             os.fsync(handle)
-
-
-def _sync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

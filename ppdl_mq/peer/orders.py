@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Final
 
 from ppdl_mq.errors import JournalError
+from ppdl_mq.peer.durable import sync_folder
 
 ORDERS_NAME: Final = "orders"
 _LEAVE: Final = "leave"
@@ -51,7 +52,7 @@ def give_order(folder: Path, order: Order) -> Order:
         orders.mkdir(mode=0o700, exist_ok=True)
         file.touch(mode=0o600)
         for changed in (orders, folder):
-            _sync(changed)
+            sync_folder(changed)
     except OSError as fault:
         raise JournalError(f"{file} cannot be written: {fault.strerror}.") from None
     return Order(drop=order.drop, file=file)
@@ -96,11 +97,3 @@ def done(order: Order) -> None:
         raise JournalError(
             f"{order.file} cannot be removed: {fault.strerror}.", hint="It must belong to the peer's user."
         ) from None
-
-
-def _sync(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

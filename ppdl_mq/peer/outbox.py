@@ -32,7 +32,7 @@ from ppdl_mq.transport.base import Transport
 from ppdl_mq.wire.envelope import NONCE_BASE_BYTES, body_bytes, seal_parts
 from ppdl_mq.wire.header import MESSAGE_ID_BYTES, NO_SESSION, Header, stride_for
 from ppdl_mq.wire.kinds import Kind
-from ppdl_mq.wire.messages import decode_meta, encode_meta
+from ppdl_mq.wire.meta import decode_meta, encode_meta
 
 log = logging.getLogger("ppdl_mq.peer")
 

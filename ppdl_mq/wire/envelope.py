@@ -21,7 +21,8 @@ from ppdl_mq.crypto.secret import Secret
 from ppdl_mq.errors import Malformed
 from ppdl_mq.wire.header import Header, split_part
 from ppdl_mq.wire.kinds import FIXED_BODY_BYTES
-from ppdl_mq.wire.messages import SIGNATURE_BYTES, Message, decode_meta, encode_meta
+from ppdl_mq.wire.messages import Message
+from ppdl_mq.wire.meta import SIGNATURE_BYTES, decode_meta, encode_meta
 
 NONCE_BASE_BYTES: Final = 20
 _LENGTH_BYTES: Final = 4

@@ -13,7 +13,7 @@ from ppdl_mq.peer.journal import Journal
 from ppdl_mq.wire.envelope import Opened
 from ppdl_mq.wire.header import decode_header
 from ppdl_mq.wire.kinds import Kind
-from ppdl_mq.wire.messages import decode_meta
+from ppdl_mq.wire.meta import decode_meta
 from tests.peer.desk import desk_for, moments
 from tests.trial import identity_of
 

@@ -31,7 +31,14 @@ from ppdl_mq.transport.base import Delivery
 from ppdl_mq.transport.memory import MemoryTransport
 from ppdl_mq.wire.header import Header, decode_header, split_part
 from ppdl_mq.wire.kinds import Kind
-from ppdl_mq.wire.messages import Hello, Lineage, Resend, Statement, TurnWeights, decode_meta
+from ppdl_mq.wire.messages import (
+    Hello,
+    Lineage,
+    Resend,
+    Statement,
+    TurnWeights,
+)
+from ppdl_mq.wire.meta import decode_meta
 from ppdl_mq.wire.trial_id import trial_id
 from tests.peer.hostile import HostileTrial, is_from
 from tests.trial import identity_of, manifest_for

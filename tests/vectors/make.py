@@ -45,7 +45,7 @@ from ppdl_mq.protocol.statements import (
 )
 from ppdl_mq.wire.header import Header
 from ppdl_mq.wire.kinds import Kind
-from ppdl_mq.wire.messages import encode_meta
+from ppdl_mq.wire.meta import encode_meta
 from tests.wire.samples import ANNA, BERT, KEY, MESSAGES, SESSION_ID, TRIAL_ID, blob_for, counted, header_for, parts_of
 
 FOLDER = Path(__file__).parent

@@ -14,7 +14,7 @@ from ppdl_mq.errors import Malformed, RemoteError
 from ppdl_mq.wire.envelope import Opened, open_part, read_body, seal_parts
 from ppdl_mq.wire.header import Header, split_part
 from ppdl_mq.wire.kinds import Kind
-from ppdl_mq.wire.messages import decode_meta
+from ppdl_mq.wire.meta import decode_meta
 from tests.vectors.make import FOLDER, vectors
 from tests.wire.samples import ANNA, counted
 

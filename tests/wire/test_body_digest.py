@@ -8,7 +8,7 @@ import pytest
 from ppdl_mq.wire.envelope import BodyDigest
 from ppdl_mq.wire.header import NO_SESSION, Header
 from ppdl_mq.wire.kinds import Kind
-from ppdl_mq.wire.messages import SIGNATURE_BYTES
+from ppdl_mq.wire.meta import SIGNATURE_BYTES
 
 META = b"meta " * 9
 WEIGHTS = random.Random(4).randbytes(1_000)

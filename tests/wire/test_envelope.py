@@ -14,7 +14,8 @@ from ppdl_mq.errors import Malformed, RemoteError, Unauthentic
 from ppdl_mq.wire.envelope import Opened, open_part, read_body, seal_parts
 from ppdl_mq.wire.header import Header, split_part
 from ppdl_mq.wire.kinds import Kind
-from ppdl_mq.wire.messages import Confirm, Message, Resend, encode_meta
+from ppdl_mq.wire.messages import Confirm, Message, Resend
+from ppdl_mq.wire.meta import encode_meta
 from tests.wire.samples import ANNA, BERT, KEY, LINEAGE, MESSAGES, blob_for, header_for, parts_of
 
 

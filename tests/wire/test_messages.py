@@ -35,9 +35,8 @@ from ppdl_mq.wire.messages import (
     Statement,
     SumShard,
     TurnWeights,
-    decode_meta,
-    encode_meta,
 )
+from ppdl_mq.wire.meta import decode_meta, encode_meta
 from tests.wire.samples import MESSAGES
 
 

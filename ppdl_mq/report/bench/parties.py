@@ -21,7 +21,8 @@ from ppdl_mq.protocol.terms import Terms
 from ppdl_mq.transport.address import WEIGHTS, Names
 from ppdl_mq.transport.base import Transport
 from ppdl_mq.transport.opening import open_transport
-from ppdl_mq.wire.messages import DIGEST_BYTES, SIGNATURE_BYTES, Lineage, Statement, TurnWeights
+from ppdl_mq.wire.messages import Lineage, Statement, TurnWeights
+from ppdl_mq.wire.meta import DIGEST_BYTES, SIGNATURE_BYTES
 
 SENDER: Final = "anna"
 RECEIVER: Final = "bert"
