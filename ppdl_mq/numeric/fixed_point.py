@@ -15,14 +15,13 @@ from dataclasses import dataclass, field
 from typing import Final, Literal, TypeAlias
 
 import numpy as np
-import numpy.typing as npt
 
 from ppdl_mq.errors import DataError, Malformed, NotFinite, Overflow
 from ppdl_mq.numeric.components import BLOCK, Components, Numbers, components
 from ppdl_mq.numeric.exponents import LARGEST, SMALLEST
 from ppdl_mq.numeric.flatten import Buffer, Layout, check_finite
+from ppdl_mq.numeric.words import Words
 
-Words: TypeAlias = npt.NDArray[np.uint32] | npt.NDArray[np.uint64]
 Weighting: TypeAlias = Literal["equal", "declared", "secret"]
 
 MAX_PEERS: Final = 256

@@ -13,18 +13,18 @@ import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from ppdl_mq.crypto.prg import BLOCK_BYTES, MAX_STREAM_BYTES, SEED_BYTES, Stream
 from ppdl_mq.crypto.secret import Secret
+from ppdl_mq.numeric.words import Words
 
 if TYPE_CHECKING:
     from ppdl_mq.numeric.flatten import Buffer
 
-Words: TypeAlias = npt.NDArray[np.uint32] | npt.NDArray[np.uint64]
 
 _CHUNK_BYTES: Final = 1 << 18  # words and stream together stay in the second-level cache of one core
 _STRETCH_BYTES: Final = 1 << 22  # small enough that no thread has much to wait for at the end

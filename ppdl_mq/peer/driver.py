@@ -72,7 +72,6 @@ class Driver:
         self._is_carrying = False
         self._posted: list[Effect] = []  # of the batch that is open
         self._pending: deque[Effect] = deque()  # of those on disk
-        self._mark: LiveMark | None = None
         self._secrets_digest = b""
         self.state = self._stored_state()
         self._stored = self.state
@@ -124,8 +123,8 @@ class Driver:
             self._in_batch = False
         self._stored = self.state
         if fresh is not None:
-            self._mark, self._secrets_digest = fresh
-            self._live.drop_others(self._mark)
+            mark, self._secrets_digest = fresh
+            self._live.drop_others(mark)
         if any(isinstance(effect, Record) for effect in self._posted):
             self._transcript.flush()
         self._pending += self._posted
@@ -207,12 +206,12 @@ class Driver:
     def _stored_state(self) -> SessionState:
         noted = self._journal.secret_fact(_LIVE_FACT)
         try:
-            self._mark = None if noted is None else LiveMark.from_data(noted)
+            mark = None if noted is None else LiveMark.from_data(noted)
         except TypeError:  # of another version of this program
             raise JournalError(
                 f"The journal in {self._journal.folder} names its live secrets in another form."
             ) from None
-        secrets = self._live.load(self._mark)
+        secrets = self._live.load(mark)
         data = self._journal.secret_fact(_STATE_FACT)
         if (data is None) is not (secrets is None):  # they are journalled together
             raise JournalError(

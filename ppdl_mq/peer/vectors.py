@@ -8,10 +8,9 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Final, Literal, TypeAlias
+from typing import Final, Literal
 
 import numpy as np
-import numpy.typing as npt
 from nacl.utils import random as system_random
 
 from ppdl_mq.config.manifest import Averaging, Manifest
@@ -21,10 +20,9 @@ from ppdl_mq.numeric.exponents import exponents, exponents_digest
 from ppdl_mq.numeric.fixed_point import FixedPoint, Share
 from ppdl_mq.numeric.flatten import Buffer, Layout
 from ppdl_mq.numeric.masks import Mask, add_masks, add_up
+from ppdl_mq.numeric.words import Words
 from ppdl_mq.protocol.effects import AddUp, Average, MaskVector
 from ppdl_mq.protocol.masked_average.shards import Shards
-
-Words: TypeAlias = npt.NDArray[np.uint32] | npt.NDArray[np.uint64]
 
 _LARGEST_INTEGER: Final = 2**63  # from here on a word of 64 bits stands for a negative number
 

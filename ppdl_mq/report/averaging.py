@@ -26,7 +26,6 @@ from ppdl_mq.protocol.schedule import Turn
 from ppdl_mq.training.worker import Worker
 
 Doubles = npt.NDArray[np.float64]
-Words = npt.NDArray[np.uint32] | npt.NDArray[np.uint64]
 
 _FLOAT64_ROUNDING: Final = 2.0**-53
 
