@@ -20,8 +20,10 @@ from ppdl_mq.cli.demonstration.datasets import ORGANISATIONS, deal, load
 from ppdl_mq.cli.demonstration.inspection import Secrets, inspect
 from ppdl_mq.cli.demonstration.run import comparer_for
 from ppdl_mq.cli.main import run
+from ppdl_mq.config.manifest import Manifest
 from ppdl_mq.config.reading import read_manifest
 from ppdl_mq.errors import TrainingError
+from ppdl_mq.report.comparison import Comparer
 from ppdl_mq.report.result import ALL_HOLDOUTS, in_short
 from ppdl_mq.training.baselines import federated_averaging
 from ppdl_mq.wire.header import Header
@@ -49,40 +51,34 @@ def test_shares_are_unequal_and_skewed_and_lose_nothing(name: str, count: int) -
         assert (counts == 0).any(axis=1).all()  # each misses a class
 
 
-@pytest.mark.parametrize("dataset_name", ["digits", "breast-cancer"])
-def test_the_default_turn_length_keeps_the_promise(dataset_name: str, tmp_path: Path) -> None:
+def three_organisations(dataset_name: str, protocol: str, folder: Path) -> tuple[Manifest, Comparer]:
+    """Write the demo's trial with its defaults; return its manifest, and what compares it with other ways to train."""
     dataset = load(dataset_name, seed=folders.SEED)
     shares = deal(dataset, 3, seed=folders.SEED)
-    organisations = folders.write_organisations(tmp_path, shares, relay="embedded:relay.sqlite", password_env=None)
+    organisations = folders.write_organisations(folder, shares, relay="embedded:relay.sqlite", password_env=None)
     manifest = folders.write_manifest(
-        tmp_path / "trial.toml",
+        folder / "trial.toml",
         dataset,
         shares,
         organisations,
-        protocol="server-aided",
+        protocol=protocol,
         activation="relu",
         epochs=folders.EPOCHS,
     )
-    comparison = comparer_for(manifest, organisations, shares.public).compare()
+    return manifest, comparer_for(manifest, organisations, shares.public)
+
+
+@pytest.mark.parametrize("dataset_name", ["digits", "breast-cancer"])
+def test_the_default_turn_length_keeps_the_promise(dataset_name: str, tmp_path: Path) -> None:
+    _, comparer = three_organisations(dataset_name, "server-aided", tmp_path)
+    comparison = comparer.compare()
     assert abs(comparison.same_order - comparison.shuffled) <= 0.02
     assert comparison.same_order > max(comparison.alone.values()) + 0.02
 
 
 @pytest.mark.parametrize("dataset_name", ["digits", "breast-cancer"])
 def test_the_default_rounds_are_short_enough(dataset_name: str, tmp_path: Path) -> None:
-    dataset = load(dataset_name, seed=folders.SEED)
-    shares = deal(dataset, 3, seed=folders.SEED)
-    organisations = folders.write_organisations(tmp_path, shares, relay="embedded:relay.sqlite", password_env=None)
-    manifest = folders.write_manifest(
-        tmp_path / "trial.toml",
-        dataset,
-        shares,
-        organisations,
-        protocol="masked-average",
-        activation="relu",
-        epochs=folders.EPOCHS,
-    )
-    comparer = comparer_for(manifest, organisations, shares.public)
+    manifest, comparer = three_organisations(dataset_name, "masked-average", tmp_path)
     comparison = comparer.compare()
     accuracy = comparer.accuracy(federated_averaging(manifest, comparer.workers, comparer.seeds))
     assert accuracy > comparison.shuffled - 0.03  # one round an epoch is further off: 0.034 on digits

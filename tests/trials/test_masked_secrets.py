@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from ppdl_mq.peer.live import LiveMark, LiveSecrets, live_key
 from ppdl_mq.peer.vectors import MaskedVector, Vectors
 from ppdl_mq.protocol.effects import MaskVector
 from ppdl_mq.protocol.phases import Phase
-from ppdl_mq.training.worker import Evaluation, Worker
+from ppdl_mq.training.worker import Worker
 from ppdl_mq.wire import canonical
 from ppdl_mq.wire.header import decode_header
 from ppdl_mq.wire.kinds import Kind
@@ -25,6 +26,7 @@ from ppdl_mq.wire.trial_id import trial_id
 from tests.transport.relays import new_trial
 from tests.trial import TrialInProcess, identity_of, manifest_for
 from tests.trials.masked import Moment, MortalTrial, agreed
+from tests.trials.spying import metrics_of, spy
 from tests.trials.test_relay_sees_nothing import Secrets, leaks, run_watched
 from tests.trials.traces import Seen, chi_square, incompressible
 
@@ -33,34 +35,24 @@ from tests.trials.traces import Seen, chi_square, incompressible
 def collected(monkeypatch: pytest.MonkeyPatch) -> Secrets:
     """Collects agreed and local weights, metrics, seeds and mask keys of the trials in this process."""
     found = Secrets()
-
-    def spy(owner: Any, name: str, note: Any) -> None:
-        original = getattr(owner, name)
-
-        def observed(*arguments: Any, **options: Any) -> Any:
-            outcome = original(*arguments, **options)
-            note(outcome, *arguments)
-            return outcome
-
-        monkeypatch.setattr(owner, name, observed)
+    watch = partial(spy, monkeypatch)
 
     def note_local(result: Any, _: Worker, turn: Any, *__: Any) -> None:
         found.weights[f"{turn.peer} in round {turn.number}"] = bytes(result.weights)
         found.metrics.append(result.loss)
-
-    def note_evaluation(evaluation: Evaluation, *_: Any) -> None:
-        found.metrics.extend(metric for metric in (evaluation.loss, evaluation.accuracy) if metric is not None)
 
     def note_masks(masked: MaskedVector, vectors: Vectors, task: MaskVector, *_: Any) -> None:
         found.keys[f"own mask of {vectors._me} in step {task.step}"] = masked.seed.reveal()
         for mask in task.masks:
             found.keys[f"pair mask {len(found.keys)} of {vectors._me}"] = mask.seed.reveal()
 
-    spy(Worker, "initial", lambda weights, _: found.weights.setdefault("the initial weights", bytes(weights)))
-    spy(Worker, "train", note_local)
-    spy(Worker, "evaluate", note_evaluation)
-    spy(Vectors, "mask", note_masks)
-    spy(Vectors, "average", lambda weights, _, task, *__: found.weights.setdefault(f"step {task.step}", bytes(weights)))
+    watch(Worker, "initial", lambda weights, _: found.weights.setdefault("the initial weights", bytes(weights)))
+    watch(Worker, "train", note_local)
+    watch(Worker, "evaluate", lambda evaluation, *_: found.metrics.extend(metrics_of(evaluation)))
+    watch(Vectors, "mask", note_masks)
+    watch(
+        Vectors, "average", lambda weights, _, task, *__: found.weights.setdefault(f"step {task.step}", bytes(weights))
+    )
     return found
 
 

@@ -22,7 +22,7 @@ from ppdl_mq.protocol.events import Started
 from ppdl_mq.protocol.keyring import Keyring
 from ppdl_mq.protocol.sequential import SequentialMachine
 from ppdl_mq.training.order import rehearsal_seed
-from ppdl_mq.training.worker import Evaluation, Worker
+from ppdl_mq.training.worker import Worker
 from ppdl_mq.transport.base import Transport
 from ppdl_mq.wire.header import decode_header
 from ppdl_mq.wire.kinds import Kind
@@ -30,6 +30,7 @@ from tests.rabbit import RabbitNode
 from tests.transport.relays import new_trial
 from tests.trial import TrialInProcess, identity_of, manifest_for
 from tests.trials.relays import marked, opener
+from tests.trials.spying import metrics_of, spy
 from tests.trials.traces import Seen, chi_square, incompressible
 
 # Source: sqlite.org/fileformat2.html, "The Write-Ahead Log".
@@ -50,23 +51,11 @@ class Secrets:
 def collected(monkeypatch: pytest.MonkeyPatch) -> Secrets:
     """Collects the true weights, metrics and keys of the trials in this process."""
     found = Secrets()
-
-    def spy(owner: Any, name: str, note: Callable[..., object]) -> None:
-        original = getattr(owner, name)
-
-        def observed(*arguments: Any, **options: Any) -> Any:
-            outcome = original(*arguments, **options)
-            note(outcome, *arguments)
-            return outcome
-
-        monkeypatch.setattr(owner, name, observed)
+    watch = partial(spy, monkeypatch)
 
     def note_turn(result: Any, worker: Worker, turn: Any, *_: Any) -> None:
         found.weights[f"turn {turn.number}"] = bytes(result.weights)
         found.metrics.append(result.loss)
-
-    def note_evaluation(evaluation: Evaluation, *_: Any) -> None:
-        found.metrics.extend(metric for metric in (evaluation.loss, evaluation.accuracy) if metric is not None)
 
     def note_start(_: Any, machine: SequentialMachine, state: Any, event: Any) -> None:
         if isinstance(event, Started):
@@ -77,11 +66,11 @@ def collected(monkeypatch: pytest.MonkeyPatch) -> Secrets:
         if key is not None:
             found.keys[f"key {len(found.keys)}"] = key.reveal()
 
-    spy(Worker, "initial", lambda weights, _: found.weights.setdefault("turn 0", bytes(weights)))
-    spy(Worker, "train", note_turn)
-    spy(Worker, "evaluate", note_evaluation)
-    spy(SequentialMachine, "step", note_start)
-    spy(Keyring, "key", note_key)
+    watch(Worker, "initial", lambda weights, _: found.weights.setdefault("turn 0", bytes(weights)))
+    watch(Worker, "train", note_turn)
+    watch(Worker, "evaluate", lambda evaluation, *_: found.metrics.extend(metrics_of(evaluation)))
+    watch(SequentialMachine, "step", note_start)
+    watch(Keyring, "key", note_key)
     return found
 
 

@@ -104,6 +104,7 @@ class RabbitMQTransport(Transport):
         self._session.publisher.publish(address, bodies)
 
     def publish_all(self, sets: Iterable[tuple[str, Iterable[bytes]]]) -> list[Unroutable | NotTaken | None]:
+        # A queue's name is never empty: `queue` is asked because it refuses what is no address.
         checked = ((address, bodies) for address, bodies in sets if self._names.queue(address))
         return self._session.publisher.publish_all(checked)
 
