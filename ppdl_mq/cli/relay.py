@@ -12,7 +12,7 @@ from ppdl_mq.cli.terminal import Terminal, json_option
 from ppdl_mq.config.broker import BrokerAddress
 from ppdl_mq.config.reading import read_manifest, read_settings
 from ppdl_mq.crypto.identity import PublicIdentity
-from ppdl_mq.errors import IdentityError
+from ppdl_mq.errors import IdentityError, RelayError
 from ppdl_mq.peer.identity_file import read_public_line
 from ppdl_mq.transport.base import Transport
 from ppdl_mq.transport.opening import open_transport
@@ -37,6 +37,8 @@ def check(
 ) -> None:
     """Reach the broker and log in; with --trial, also make sure of the own inbox.
 
+    Of several hosts in the URL each is tried; one that lets us in is enough for a peer.
+
     \b
     Example:
       ppdl-mq relay check amqp://mercy@relay.example/ppdl --password-env BROKER_PASSWORD
@@ -54,8 +56,14 @@ def check(
     with transport:
         if name is not None:
             transport.declare(name)
+        failures = _failures(address, transport.connected_to)
+    for failure in failures.values():
+        terminal.remark(f"warning: {failure}")
     done = "answers and lets us in" + (f", and the inbox of {name} is there" if name is not None else "")
-    terminal.answer({"relay": str(address), "reachable": True, "inbox": name}, f"{address} {done}.")
+    if len(address.hosts) > 1:
+        done = f"{done}, at {len(address.hosts) - len(failures)} of {len(address.hosts)} hosts"
+    data = {"relay": str(address), "reachable": True, "unreachable_hosts": failures, "inbox": name}
+    terminal.answer(data, f"{address} {done}.")
 
 
 @relay.command()
@@ -82,6 +90,20 @@ def purge(terminal: Terminal, config: Path, trial: Path, yes: bool) -> None:
         {"relay": str(address), "inbox": name, "dropped": dropped},
         f"Dropped {dropped} messages of {name} at {address}.",
     )
+
+
+def _failures(address: BrokerAddress, connected_to: str | None) -> dict[str, str]:
+    """Try the other hosts of a relay that answers; return for each that does not let us in why."""
+    failures = {}
+    for host in address.hosts:
+        if str(host) == connected_to:
+            continue
+        try:
+            with open_transport(address.at(host), trial=NOBODY, prefix="ppdl", peer=NOBODY):
+                pass
+        except RelayError as error:
+            failures[str(host)] = error.message
+    return failures
 
 
 def _address(url: str | None, config: Path | None, password_env: str | None) -> BrokerAddress:

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal, Self
-from urllib.parse import SplitResult, unquote, urlsplit
+from typing import Final, Literal, Self
+from urllib.parse import unquote
 
 from pydantic import SecretStr
 
+from ppdl_mq.config.hosts import Host, hosts_of
 from ppdl_mq.config.settings import Broker
 from ppdl_mq.errors import ConfigError
 
-_PORTS = {"amqp": 5672, "amqps": 5671}
-_FORMS = "Write amqp://USER@HOST:PORT/VHOST, amqps://USER@HOST:PORT/VHOST or embedded:PATH."
+_PORTS: Final = {"amqp": 5672, "amqps": 5671}
+_FORMS: Final = "Write amqp://USER@HOST:PORT/VHOST, amqps://USER@HOST:PORT/VHOST or embedded:PATH."
+_AUTHORITY_ENDS: Final = re.compile("[/?#]")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,8 +26,7 @@ class BrokerAddress:
 
     Args:
         scheme: which adapter, and whether with TLS.
-        host: name or IP address, without brackets; empty for `embedded`.
-        port: TCP port; 0 for `embedded`.
+        hosts: the nodes of one broker, any of which will do; none for `embedded`.
         user: name at the broker; None where a client certificate says who we are.
         vhost: virtual host of the broker.
         path: the file of an embedded relay.
@@ -38,8 +40,7 @@ class BrokerAddress:
     """
 
     scheme: Literal["amqp", "amqps", "embedded"]
-    host: str = ""
-    port: int = 0
+    hosts: tuple[Host, ...] = ()
     user: str | None = None
     vhost: str = "/"
     path: Path | None = None
@@ -55,12 +56,14 @@ class BrokerAddress:
     def parse(cls, url: str) -> Self:
         """Read `amqp://user@host:port/vhost`, `amqps://...` or `embedded:PATH`.
 
-        Without a user and a client certificate it is `guest`, which brokers admit from their own machine only.
+        Instead of one host there may be several nodes of one cluster, `amqps://user@a,b:5673,[::1]/vhost`. Without a
+        user and a client certificate it is `guest`, which brokers admit from their own machine only.
 
         Raises:
-            ConfigError: the URL is malformed, or holds a password.
+            ConfigError: the URL is malformed, or holds a password. Its text quotes nothing that may be one.
         """
         scheme, colon, rest = url.partition(":")
+        scheme = scheme.lower()
         if colon and scheme == "embedded":
             if not rest:
                 raise ConfigError("The broker's URL names no file.", hint=_FORMS)
@@ -68,30 +71,24 @@ class BrokerAddress:
                 return cls(scheme="embedded", path=Path(rest).expanduser())
             except RuntimeError:
                 raise ConfigError("The broker's URL names the home of a user who has none here.", hint=_FORMS) from None
-        try:
-            parts = urlsplit(url)
-            port, password, host = parts.port, parts.password, parts.hostname
-        except ValueError:  # its text may quote the URL, and with it a password
-            raise ConfigError("The broker's URL is malformed.", hint=_FORMS) from None
-        if password is not None:  # checked first, so that no later message quotes it
+        rest, slashes = rest.removeprefix("//"), rest.startswith("//")
+        end = _AUTHORITY_ENDS.search(rest)
+        authority, behind = (rest, "") if end is None else (rest[: end.start()], rest[end.start() :])
+        user, _, hosts = authority.rpartition("@")
+        if ":" in user:  # checked first, so that no later message quotes it
             raise ConfigError(
                 "The broker's URL holds a password, which would end up in shell histories and logs.",
                 hint="Take it out, and set password_env or password_file under [broker] of peer.toml.",
             )
-        if parts.scheme not in ("amqp", "amqps"):
-            raise ConfigError(
-                f"The broker's URL begins with {parts.scheme or url[:20]!r}, which is unknown.", hint=_FORMS
-            )
-        if not host:
-            raise ConfigError("The broker's URL names no host.", hint=_FORMS)
-        if parts.query or parts.fragment:
+        if scheme not in _PORTS or not slashes:
+            raise ConfigError(f"The broker's URL begins with {scheme[:20]!r}, which is unknown.", hint=_FORMS)
+        if "?" in behind or "#" in behind:
             raise ConfigError("The broker's URL has a '?' or '#' part; options go into [broker] of peer.toml.")
         return cls(
-            scheme="amqps" if parts.scheme == "amqps" else "amqp",
-            host=host,
-            port=port or _PORTS[parts.scheme],
-            user=unquote(parts.username) if parts.username else None,
-            vhost=_vhost(parts),
+            scheme="amqps" if scheme == "amqps" else "amqp",
+            hosts=hosts_of(hosts, port=_PORTS[scheme]),
+            user=unquote(user) or None,
+            vhost=_vhost(behind),
         )
 
     @classmethod
@@ -175,19 +172,25 @@ class BrokerAddress:
             hint="Set password_env or password_file under [broker] of peer.toml.",
         )
 
+    def at(self, host: Host) -> Self:
+        """Return the same broker with this node alone."""
+        return replace(self, hosts=(host,))
+
     def __str__(self) -> str:
         if self.scheme == "embedded":
             return f"embedded:{self.path}"
-        host = f"[{self.host}]" if ":" in self.host else self.host
         user = f"{self.user}@" if self.user else ""
-        return f"{self.scheme}://{user}{host}:{self.port}/{'' if self.vhost == '/' else self.vhost}"
+        hosts = ",".join(map(str, self.hosts))
+        return f"{self.scheme}://{user}{hosts}/{'' if self.vhost == '/' else self.vhost}"
 
 
-def _vhost(parts: SplitResult) -> str:
+def _vhost(path: str) -> str:
     """`/`, and nothing at all, mean the vhost `/`, as people expect; a slash in a name is written %2F."""
-    name = parts.path.removeprefix("/")
+    name = path.removeprefix("/")
     if "/" in name:
         raise ConfigError(
             "The broker's URL has more than one '/' after the host.", hint="Write a '/' in a vhost as %2F."
         )
+    if "@" in name:  # what is before it may be a password with a '/' in it
+        raise ConfigError("The broker's URL has an '@' behind the host.", hint="Write an '@' in a vhost as %40.")
     return unquote(name) or "/"

@@ -20,6 +20,7 @@ MAX_MANIFEST_BYTES: Final = 256 * 1024
 MAX_SETTINGS_BYTES: Final = 256 * 1024
 MAX_ARGUMENT_DEPTH: Final = 8  # tables and arrays within each other, in a file that a person writes
 MAX_KEY_WORDS: Final = 32  # joined by dots, in a file that a person writes
+MAX_BROKER_HOSTS: Final = 32  # in one URL
 MAX_DIFFERENCES: Final = 20  # fields named when two manifests differ
 
 # A message.
@@ -46,6 +47,9 @@ BROKER_WAIT_S: Final = 300.0
 BACKOFF_FIRST_S: Final = 0.2
 BACKOFF_LAST_S: Final = 30.0
 HEARTBEAT_S: Final = 30
+TCP_S: Final = 10.0  # until one address of a host accepts; 75 s and more by themselves
+LOGIN_S: Final = 15.0  # until it lets us in: TCP, TLS and AMQP together
+HOST_S: Final = 20.0  # what one host may hold up the next one, with its name's resolution and all its addresses
 MAX_STATE_BYTES: Final = 4 * 1024 * 1024  # of a machine's state in the journal
 MAX_PARKED_PER_SENDER: Final = 4  # parts that cannot be opened before the session is known
 MAX_REFUSED_HEAD_BYTES: Final = 256  # of a refused message, kept for inspection

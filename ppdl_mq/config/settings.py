@@ -23,7 +23,8 @@ class Broker(Section):
     """Where the relay is and how to log in. The URL carries no password.
 
     Args:
-        url: `amqp://user@host:port/vhost`, `amqps://...` or `embedded:PATH`.
+        url: `amqp://user@host:port/vhost`, `amqps://...` or `embedded:PATH`. Instead of one host there may be the nodes
+            of a cluster, `amqps://user@a,b:5673,c/vhost`.
         password_env: name of the environment variable that holds the password.
         password_file: file whose first line is the password.
         ca_file: PEM certificates to trust, for amqps.

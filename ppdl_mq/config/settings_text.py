@@ -64,7 +64,7 @@ device = {device}  # or "auto", "cpu", "cuda", "cuda:N", "mps"
 # checkpoint_s = 60.0  # seconds between two checkpoints in the middle of a turn; 0 for none
 
 [broker]
-# amqp://user@host:port/vhost, amqps://... or embedded:PATH. Never with a password.
+# amqp://user@host:port/vhost, amqps://... or embedded:PATH. Never with a password. Several nodes: amqps://user@a,b:5673,c/vhost.
 url = {broker}
 {password_env}  # environment variable that holds the password
 # password_file = "broker-password"  # or a file whose first line it is

@@ -7,7 +7,7 @@ embedded, rabbitmq) pass one contract suite, `tests/transport/test_contract.py`.
 from __future__ import annotations
 
 import abc
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Final, Self
@@ -55,9 +55,27 @@ class Transport(abc.ABC):
         """Why the relay takes no messages at the moment, in its own words; None while it does."""
         return None
 
+    @property
+    def connected_to(self) -> str | None:
+        """Which host of the relay is connected; None without a connection, and for a relay that has no hosts."""
+        return None
+
+    _look: Callable[[], None] | None = None
+
+    def look_round(self, look: Callable[[], None]) -> None:
+        """Have `look` called several times a second by whichever thread waits long for the relay; it may raise.
+
+        What it raises ends the wait in `connect`. So a peer that waits can still be stopped, and say why it waits.
+        """
+        self._look = look
+
+    def _waits(self) -> None:
+        if self._look is not None:
+            self._look()
+
     @abc.abstractmethod
     def connect(self) -> None:
-        """Connect, or leave and connect anew.
+        """Connect, or leave and connect anew: to any host of the relay that lets us in, each tried once.
 
         Raises:
             RelayUnreachable: nobody answers.

@@ -22,6 +22,13 @@ SECRET = "hunter2"
         ("amqp://broker.example/%2F", "amqp://broker.example:5672/", "/"),
         ("amqp://broker.example/a%2Fb", "amqp://broker.example:5672/a/b", "a/b"),
         ("amqps://a%40b@[::1]/x", "amqps://a@b@[::1]:5671/x", "x"),
+        ("amqps://mercy@a,b:5673,c/heart", "amqps://mercy@a:5671,b:5673,c:5671/heart", "heart"),
+        (
+            "amqp://[::1],[FE80::1]:1,10.0.0.1:,Relay-1.example/",
+            "amqp://[::1]:5672,[fe80::1]:1,10.0.0.1:5672,relay-1.example:5672/",
+            "/",
+        ),
+        ("AMQP://a_1,b", "amqp://a_1:5672,b:5672/", "/"),
         ("embedded:/tmp/relay.db", "embedded:/tmp/relay.db", "/"),
         ("embedded:relay.db", "embedded:relay.db", "/"),
     ],
@@ -48,6 +55,19 @@ def test_a_url_is_read(url: str, text: str, vhost: str) -> None:
         "amqp://host/a?heartbeat=0",
         "amqp://host/#x",
         "amqp://[::1",
+        "amqp:broker.example",
+        "amqp://a,",
+        "amqp://,a",
+        "amqp://a,,b",
+        "amqp://a, b",
+        "amqp://a,b:0",
+        "amqp://a,b:5672:5672",
+        "amqp://a,::1",
+        "amqp://[::1]a",
+        "amqp://[broker.example]",
+        "amqp://a,A:5672",
+        "amqp://" + ",".join(f"host{number}" for number in range(33)),
+        "amqp://a,b/x@c",
     ],
 )
 def test_a_malformed_url_is_refused(url: str) -> None:
@@ -63,6 +83,10 @@ def test_a_malformed_url_is_refused(url: str) -> None:
         f"http://mercy:{SECRET}@broker.example",
         f"amqp://:{SECRET}@",
         f"amqp://mercy:{SECRET}@[broken/heart",
+        f"amqp://mercy:{SECRET}@a,b:5673/heart",
+        f"amqp://a,mercy:{SECRET}@b",
+        f"amqp://mercy:1/{SECRET}@b",
+        f"amqp://mercy:{SECRET}/{SECRET}@b",
     ],
 )
 def test_a_password_in_the_url_is_refused_and_not_repeated(url: str) -> None:
@@ -102,6 +126,14 @@ def test_a_password_that_is_not_there_is_our_own_fault(tmp_path: Path, monkeypat
 
 def test_the_well_known_guest_needs_no_settings() -> None:
     assert BrokerAddress.parse("amqp://localhost").password().get_secret_value() == "guest"
+
+
+def test_an_address_may_be_narrowed_to_one_host() -> None:
+    address = BrokerAddress.parse("amqps://mercy@a,b:5673/heart")
+    assert [str(address.at(host)) for host in address.hosts] == [
+        "amqps://mercy@a:5671/heart",
+        "amqps://mercy@b:5673/heart",
+    ]
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future
 from typing import Any
@@ -13,10 +14,11 @@ from pika import exceptions as amqp
 from pika.channel import Channel
 
 from ppdl_mq.config.broker import BrokerAddress
+from ppdl_mq.config.hosts import Host
 from ppdl_mq.errors import NotTaken, RelayError, RelayLost, Unroutable
 from ppdl_mq.transport.address import Names
 from ppdl_mq.transport.base import Delivery, Transport
-from ppdl_mq.transport.rabbitmq.errors import channel_error
+from ppdl_mq.transport.rabbitmq.errors import channel_error, none_lets_us_in
 from ppdl_mq.transport.rabbitmq.inbox import Inbox
 from ppdl_mq.transport.rabbitmq.lane import Lane
 from ppdl_mq.transport.rabbitmq.link import Link, give
@@ -28,9 +30,9 @@ from ppdl_mq.transport.rabbitmq.topology import Topology
 class _Session:
     """One connection and its four channels: topology, publishing, the inbox, and `get`."""
 
-    def __init__(self, broker: BrokerAddress, names: Names, peer: str) -> None:
-        parameters = connection_parameters(broker, trial=names.trial, peer=peer)
-        self.link = Link(parameters, broker, on_lost=self._on_lost)
+    def __init__(self, broker: BrokerAddress, names: Names, peer: str, *, where: str) -> None:
+        (parameters,) = connection_parameters(broker, trial=names.trial, peer=peer)
+        self.link = Link(parameters, broker, on_lost=self._on_lost, where=where)
         self.topology = Topology(self.link, names, declare=broker.declare, queue_type=broker.queue_type)
         self.publisher = Publisher(self.link, names.exchange)
         self.inbox = Inbox(self.link)
@@ -60,7 +62,10 @@ class _Session:
 
 
 class RabbitMQTransport(Transport):
-    """One peer's connection to a RabbitMQ broker, 3.10 to 4.x.
+    """One peer's connection to a RabbitMQ broker, 3.10 to 4.x: to any one of its hosts.
+
+    Each process shuffles the hosts once and then goes round them, to the next one after every loss. So peers begin at
+    different hosts, and those that a dead host leaves behind spread over all that are left, not over one neighbour.
 
     Args:
         broker: where the broker is.
@@ -73,20 +78,38 @@ class RabbitMQTransport(Transport):
         self._names = names
         self._peer = peer
         self._current: _Session | None = None
+        self._hosts = random.sample(broker.hosts, len(broker.hosts))  # spreads load; not secret
+        self._next = 0  # whose turn it is among them
+        self._connected_to: Host | None = None
 
     @property
     def blocked_reason(self) -> str | None:
         session = self._current
         return None if session is None else session.link.blocked_reason
 
+    @property
+    def connected_to(self) -> str | None:
+        return None if self._connected_to is None else str(self._connected_to)
+
     def connect(self) -> None:
         self.close()
-        session = _Session(self._broker, self._names, self._peer)
-        session.link.open()
-        self._current = session
+        failures: list[RelayError] = []
+        for _ in self._hosts:
+            host = self._hosts[self._next]
+            self._next = (self._next + 1) % len(self._hosts)
+            where = str(host) if len(self._hosts) > 1 else ""
+            session = _Session(self._broker.at(host), self._names, self._peer, where=where)
+            try:
+                session.link.open(self._waits)
+            except RelayError as error:
+                failures.append(error)
+            else:
+                self._current, self._connected_to = session, host
+                return
+        raise none_lets_us_in(failures, self._broker)
 
     def close(self) -> None:
-        session, self._current = self._current, None
+        session, self._current, self._connected_to = self._current, None, None
         if session is not None:
             session.link.close()
 

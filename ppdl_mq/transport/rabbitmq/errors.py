@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import re
 import ssl
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from typing import Final
 
 from pika import exceptions as amqp
+from pika.adapters.utils.connection_workflow import AMQPConnectorStackTimeout
 
+from ppdl_mq.config import limits
 from ppdl_mq.config.broker import BrokerAddress
 from ppdl_mq.errors import (
     InboxTaken,
@@ -19,52 +22,78 @@ from ppdl_mq.errors import (
     Unroutable,
 )
 
+_IS_IT_UP: Final = "Is the broker up, and the port open on the way?"
+
 # Arguments with which a queue drops messages by itself, or goes away.
 _LOSSY = ("x-message-ttl", "x-expires", "x-max-length", "x-max-length-bytes", "durable", "auto_delete", "exclusive")
 
 
-def opening_error(error: BaseException, broker: BrokerAddress) -> RelayError:
+def opening_error(error: BaseException, broker: BrokerAddress, *, where: str = "") -> RelayError:
     """Say why no connection came about.
 
     Args:
         error: what pika reports; often an onion of several exceptions.
         broker: where to; its text holds no password.
+        where: which host of several; without it, the broker as a whole.
     """
+    where = where or str(broker)
     layers = list(_layers(error))
     for layer in layers:
         if isinstance(layer, ssl.SSLError) or (isinstance(layer, amqp.AMQPError) and "SSL" in str(layer)):
             return RelayRefused(
-                f"TLS with {broker} fails: {_tls_reason(layer)}.",
+                f"TLS with {where} fails: {_tls_reason(layer)}.",
                 hint="Check ca_file, the host name in the URL, and the client certificate.",
             )
     for layer in layers:
         text = str(layer)
         if isinstance(layer, amqp.AuthenticationError):
             return RelayRefused(
-                f"{broker} does not offer the login that is asked for.",
+                f"{where} does not offer the login that is asked for.",
                 hint="A client certificate needs SASL EXTERNAL at the broker; a password needs PLAIN.",
             )
         if isinstance(layer, amqp.ProbableAuthenticationError) or "ACCESS_REFUSED" in text:
             who = "the client certificate" if broker.by_certificate else f"the password of user {broker.login!r}"
             return RelayRefused(
-                f"{broker} refuses {who}.", hint="Ask the broker's administrator, or check the settings."
+                f"{where} refuses {who}.", hint="Ask the broker's administrator, or check the settings."
             )
         if isinstance(layer, amqp.ProbableAccessDeniedError) or "NOT_ALLOWED" in text:
             who = "this organisation" if broker.by_certificate else f"user {broker.login!r}"
             return RelayRefused(
-                f"{broker} has no vhost {broker.vhost!r} that {who} may enter.",
+                f"{where} has no vhost {broker.vhost!r} that {who} may enter.",
                 hint=f"The administrator can: rabbitmqctl set_permissions -p {broker.vhost} USER CONFIGURE WRITE READ.",
             )
     for layer in layers:
         if isinstance(layer, amqp.IncompatibleProtocolError):
             return RelayUnreachable(
-                f"What answers at {broker} is no AMQP broker, or hung up.",
+                f"What answers at {where} is no AMQP broker, or hung up.",
                 hint="A port with TLS needs amqps:// in the URL, one without needs amqp://.",
             )
     for layer in layers:
+        if isinstance(layer, AMQPConnectorStackTimeout):
+            return RelayUnreachable(f"{where} does not answer: no login in {limits.LOGIN_S:.0f} s.", hint=_IS_IT_UP)
         if isinstance(layer, OSError) and layer.strerror:
-            return RelayUnreachable(f"{broker} does not answer: {layer.strerror}.", hint="Is the broker up?")
-    return RelayUnreachable(f"{broker} does not answer.", hint="Is the broker up?")
+            return RelayUnreachable(f"{where} does not answer: {layer.strerror}.", hint=_IS_IT_UP)
+    return RelayUnreachable(f"{where} does not answer.", hint=_IS_IT_UP)
+
+
+def none_lets_us_in(failures: Sequence[RelayError], broker: BrokerAddress) -> RelayError:
+    """Say of several hosts why none let us in.
+
+    The nodes of a cluster have the same users, so what one of them refuses is refused: waiting for the others would not
+    help. (A host whose TLS fails is passed over too, and counts as a refusal only when no other lets us in.)
+
+    Args:
+        failures: one for each host that was tried.
+        broker: all of them.
+    """
+    if len(failures) == 1:
+        return failures[0]
+    refused = next((failure for failure in failures if isinstance(failure, RelayRefused)), None)
+    reasons = "; ".join(failure.message.rstrip(".") for failure in failures)
+    said = f"None of the {len(failures)} hosts of {broker} lets us in: {reasons}."
+    if refused is not None:
+        return RelayRefused(said, hint=refused.hint)
+    return RelayUnreachable(said, hint=failures[0].hint)
 
 
 def lost(error: BaseException | None) -> RelayLost:

@@ -5,17 +5,20 @@ from __future__ import annotations
 import contextlib
 import logging
 import threading
+import time
 from collections.abc import Callable
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from typing import Any, Final
 
 import pika
 from pika.adapters.select_connection import IOLoop
 
+from ppdl_mq.config import limits
 from ppdl_mq.config.broker import BrokerAddress
-from ppdl_mq.errors import RelayError, RelayLost
+from ppdl_mq.errors import RelayError, RelayLost, RelayUnreachable
 from ppdl_mq.transport.rabbitmq.errors import lost, opening_error
 
+LOOK_S: Final = 0.2  # between two looks round of a thread that waits
 _CLOSE_TIMEOUT_S: Final = 5.0
 _RECEIVE_BYTES: Final = 128 * 1024
 
@@ -46,11 +49,17 @@ class Link:
     Args:
         parameters: pika's, with the password.
         broker: for messages; holds no password.
+        where: which of its hosts, for messages; empty where there is one only.
         on_lost: called once, on the I/O thread, when the connection is gone; wakes whoever waits elsewhere.
     """
 
     def __init__(
-        self, parameters: pika.ConnectionParameters, broker: BrokerAddress, on_lost: Callable[[RelayError], None]
+        self,
+        parameters: pika.ConnectionParameters,
+        broker: BrokerAddress,
+        on_lost: Callable[[RelayError], None],
+        *,
+        where: str = "",
     ) -> None:
         # pika logs what it also raises; without any handler Python would print it over the terminal.
         pika_log = logging.getLogger("pika")
@@ -58,6 +67,7 @@ class Link:
             pika_log.addHandler(logging.NullHandler())
         self._parameters = parameters
         self._broker = broker
+        self._where = where
         self._on_lost = on_lost
         self._lock = threading.Lock()
         self._lost: RelayError | None = None
@@ -68,15 +78,26 @@ class Link:
         self.connection: pika.SelectConnection = None  # of the I/O thread
         self.blocked_reason: str | None = None
 
-    def open(self) -> None:
+    def open(self, look: Callable[[], None]) -> None:
         """Connect and log in.
 
+        Args:
+            look: called again and again while this waits; what it raises ends the attempt.
+
         Raises:
-            RelayUnreachable: nobody answers.
+            RelayUnreachable: nobody answers within `limits.HOST_S`.
             RelayRefused: wrong credentials, no such vhost, TLS failure.
         """
         self._thread.start()
+        deadline = time.monotonic() + limits.HOST_S  # pika bounds each address of a host, not all, nor its resolution
         try:
+            while not wait([self._opening], timeout=LOOK_S).done:
+                look()
+                if time.monotonic() >= deadline:
+                    raise RelayUnreachable(
+                        f"{self._where or self._broker} does not answer: no login in {limits.HOST_S:.0f} s.",
+                        hint="Is the broker up, and its name's resolution?",
+                    )
             self._opening.result()
         except BaseException:
             self.close()
@@ -162,7 +183,7 @@ class Link:
         give(self._opening, None)
 
     def _on_open_error(self, _: pika.SelectConnection, error: BaseException) -> None:
-        fail(self._opening, opening_error(error, self._broker))
+        fail(self._opening, opening_error(error, self._broker, where=self._where))
         self._end(RelayLost("There is no connection to the relay."))
         self._loop.stop()
 

@@ -12,18 +12,16 @@ from pika.credentials import ExternalCredentials, PlainCredentials
 from ppdl_mq import __version__
 from ppdl_mq.config import limits
 from ppdl_mq.config.broker import BrokerAddress
+from ppdl_mq.config.hosts import Host
 from ppdl_mq.errors import RelayRefused
 
 # Larger frames are slower with pika (it copies more), and more than the broker's 131072 is refused with a misleading
 # error. Brokers whose limit is lower negotiate it down; RabbitMQ 4.x wants at least 8192.
 _FRAME_MAX: Final = 32 * 1024
 
-_CONNECT_TIMEOUT_S: Final = 10.0
-_LOGIN_TIMEOUT_S: Final = 20.0  # TCP, TLS and AMQP together
 
-
-def connection_parameters(broker: BrokerAddress, *, trial: str, peer: str) -> pika.ConnectionParameters:
-    """Build pika's parameters. They hold the password: never log them.
+def connection_parameters(broker: BrokerAddress, *, trial: str, peer: str) -> list[pika.ConnectionParameters]:
+    """Build pika's parameters for each host. They hold the password: never log them.
 
     Args:
         broker: where to.
@@ -34,21 +32,25 @@ def connection_parameters(broker: BrokerAddress, *, trial: str, peer: str) -> pi
         ConfigError: no password can be found.
         RelayRefused: the TLS files cannot be used.
     """
+    return [_parameters(broker, host, trial=trial, peer=peer) for host in broker.hosts]
+
+
+def _parameters(broker: BrokerAddress, host: Host, *, trial: str, peer: str) -> pika.ConnectionParameters:
     if broker.by_certificate:
         credentials: PlainCredentials | ExternalCredentials = ExternalCredentials()
     else:
         # Kept for no longer than the login takes: pika clears them.
         credentials = PlainCredentials(broker.login, broker.password().get_secret_value(), erase_on_connect=True)
     return pika.ConnectionParameters(
-        host=broker.host,
-        port=broker.port,
+        host=host.name,
+        port=host.port,
         virtual_host=broker.vhost,
         credentials=credentials,
-        ssl_options=pika.SSLOptions(_tls(broker), broker.host) if broker.scheme == "amqps" else None,
+        ssl_options=pika.SSLOptions(_tls(broker), host.name) if broker.scheme == "amqps" else None,
         frame_max=_FRAME_MAX,
         heartbeat=limits.HEARTBEAT_S,
-        socket_timeout=_CONNECT_TIMEOUT_S,
-        stack_timeout=_LOGIN_TIMEOUT_S,
+        socket_timeout=limits.TCP_S,
+        stack_timeout=limits.LOGIN_S,
         connection_attempts=1,  # waiting and trying again is the peer's business
         client_properties={
             "connection_name": f"ppdl-mq {trial}/{peer}",
