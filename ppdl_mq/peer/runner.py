@@ -23,6 +23,7 @@ from ppdl_mq.numeric.flatten import check_finite
 from ppdl_mq.peer.blobs import Blobs
 from ppdl_mq.peer.driver import Driver
 from ppdl_mq.peer.evidence import refuse_after_equivocation
+from ppdl_mq.peer.facts import Facts
 from ppdl_mq.peer.hands import MODEL_NAME as MODEL_NAME
 from ppdl_mq.peer.hands import Tools
 from ppdl_mq.peer.inputs import Delivered, Input, Inputs, LinkDown, StopAsked, TrainingFailed, Worked
@@ -46,7 +47,6 @@ from ppdl_mq.protocol.session import SessionState
 from ppdl_mq.protocol.terms import Terms
 from ppdl_mq.training.worker import Worker
 from ppdl_mq.transport.base import Transport
-from ppdl_mq.wire.trial_id import short_id
 
 log = logging.getLogger("ppdl_mq.peer")
 
@@ -157,8 +157,9 @@ class Runner:
         )
         self._first_patience_s = self._patience_s = patience_s
         self._asked_at = time.monotonic()
-        self._received = 0
-        self._said = ""
+        self.facts = Facts(
+            terms, manifest, self.driver, self.outbox, self.quarantine, self.link, self.hands, self.progress
+        )
 
     @property
     def state(self) -> SessionState:
@@ -202,7 +203,7 @@ class Runner:
             self.trainer.stop()
             self.link.close()
             self.intake.close()
-            self._show(now=True)
+            self.facts.show(now=True)
 
     # --- the loop ------------------------------------------------------------------------------------------------
 
@@ -221,7 +222,7 @@ class Runner:
             self.mailroom.work()
             self._take_orders()
             self._publish()
-            self._show()
+            self.facts.show()
             if self.state.phase in _OVER and not self.outbox.unsent_to():
                 return True
             self._take(self._next_inputs())
@@ -297,7 +298,7 @@ class Runner:
                     raise Interrupted("Stopped; run the peer again and it goes on where it was.")
         deliveries = [each.delivery for each in inputs if isinstance(each, Delivered) and self.link.is_current(each)]
         if deliveries:
-            self._received += len(deliveries)
+            self.facts.received += len(deliveries)
             self.mailroom.take(delivery.body for delivery in deliveries)
             self.link.transport.ack(deliveries)
             self.mailroom.work()
@@ -326,39 +327,3 @@ class Runner:
         except PpdlError as error:
             log.warning("The trial has ended, but its queues remain at the relay: %s", error)
         self.journal.keep_fact(_LEFT_FACT, b"")
-
-    # --- what people see -----------------------------------------------------------------------------------------
-
-    def _show(self, *, now: bool = False) -> None:
-        waiting_for, without_inbox = self.driver.waiting_for(), self.outbox.without_inbox()
-        self._say(waiting_for, without_inbox)
-        self.progress.show(
-            {
-                "trial": self.manifest.name,
-                "trial_id": self.terms.trial_id.hex(),
-                "peer": self.terms.me,
-                "phase": self.state.phase.value,
-                "phase_s": round(time.monotonic() - self.driver.phase_since),
-                **self.driver.machine.progress(self.state),
-                "waiting_for": list(waiting_for),
-                "not_there_yet": list(without_inbox),
-                "received": self._received,
-                "published_messages": self.outbox.published_messages,
-                "published_bytes": self.outbox.published_bytes,
-                "reconnects": self.link.reconnects,
-                "refused": self.quarantine.counts(),
-                **self.hands.facts(),
-            },
-            now=now,
-        )
-
-    def _say(self, waiting_for: tuple[str, ...], without_inbox: tuple[str, ...]) -> None:
-        """Log once for whom the session waits; in the turns that follow waiting is the rule."""
-        if self.state.phase not in self.hands.tells_waiting_in or not waiting_for:
-            return
-        absent = [f"{name} (has not opened its inbox)" if name in without_inbox else name for name in waiting_for]
-        agreed = f"All need the same relay and the trial id {short_id(self.terms.trial_id)}."
-        said = f"Waiting for {', '.join(absent)}. {agreed}"
-        if said != self._said:
-            self._said = said
-            log.info("%s", said)

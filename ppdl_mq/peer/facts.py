@@ -1,0 +1,91 @@
+"""What people see of a running peer: the status that is written ever again, and a line in the log when it waits."""
+
+from __future__ import annotations
+
+import logging
+import time
+
+from ppdl_mq.config.manifest import Manifest
+from ppdl_mq.peer.driver import Driver
+from ppdl_mq.peer.hands import Hands
+from ppdl_mq.peer.link import Link
+from ppdl_mq.peer.outbox import Outbox
+from ppdl_mq.peer.progress import Progress
+from ppdl_mq.peer.quarantine import Quarantine
+from ppdl_mq.protocol.terms import Terms
+from ppdl_mq.wire.trial_id import short_id
+
+log = logging.getLogger("ppdl_mq.peer")
+
+
+class Facts:
+    """Says how far one peer is.
+
+    Args:
+        terms: of the trial.
+        manifest: of the trial.
+        driver: knows the phase, and who is waited for.
+        outbox: knows what is on the way out.
+        quarantine: knows what was refused.
+        link: knows the relay.
+        hands: know what only their protocol has.
+        progress: writes it.
+    """
+
+    def __init__(
+        self,
+        terms: Terms,
+        manifest: Manifest,
+        driver: Driver,
+        outbox: Outbox,
+        quarantine: Quarantine,
+        link: Link,
+        hands: Hands,
+        progress: Progress,
+    ) -> None:
+        self._terms = terms
+        self._manifest = manifest
+        self._driver = driver
+        self._outbox = outbox
+        self._quarantine = quarantine
+        self._link = link
+        self._hands = hands
+        self._progress = progress
+        self._said = ""
+        self.received = 0
+
+    def show(self, *, now: bool = False) -> None:
+        """Bring status and log up to date; unless `now`, not more often than the status is written."""
+        waiting_for, without_inbox = self._driver.waiting_for(), self._outbox.without_inbox()
+        self._say(waiting_for, without_inbox)
+        state = self._driver.state
+        self._progress.show(
+            {
+                "trial": self._manifest.name,
+                "trial_id": self._terms.trial_id.hex(),
+                "peer": self._terms.me,
+                "phase": state.phase.value,
+                "phase_s": round(time.monotonic() - self._driver.phase_since),
+                **self._driver.machine.progress(state),
+                "waiting_for": list(waiting_for),
+                "not_there_yet": list(without_inbox),
+                "received": self.received,
+                "published_messages": self._outbox.published_messages,
+                "published_bytes": self._outbox.published_bytes,
+                "reconnects": self._link.reconnects,
+                "refused": self._quarantine.counts(),
+                **self._hands.facts(),
+            },
+            now=now,
+        )
+
+    def _say(self, waiting_for: tuple[str, ...], without_inbox: tuple[str, ...]) -> None:
+        """Log once for whom the session waits; in the turns that follow waiting is the rule."""
+        if self._driver.state.phase not in self._hands.tells_waiting_in or not waiting_for:
+            return
+        absent = [f"{name} (has not opened its inbox)" if name in without_inbox else name for name in waiting_for]
+        agreed = f"All need the same relay and the trial id {short_id(self._terms.trial_id)}."
+        said = f"Waiting for {', '.join(absent)}. {agreed}"
+        if said != self._said:
+            self._said = said
+            log.info("%s", said)
