@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import click
 
 from ppdl_mq import __version__
-from ppdl_mq.cli import exit_codes
+from ppdl_mq.cli import exit_codes, log
 from ppdl_mq.cli.terminal import Terminal
 from ppdl_mq.errors import PpdlError
 
@@ -81,7 +81,8 @@ def main(context: click.Context, debug: bool) -> None:
 
 def run(arguments: Sequence[str]) -> int:
     """Run one command line and return its exit code; click itself exits where the reader of stdout has left."""
-    terminal = Terminal(json="--json" in arguments)  # known even where the command line cannot be parsed
+    # Known even where the command line cannot be parsed.
+    terminal = Terminal(json="--json" in arguments, log_format=log.format_in(arguments))
     try:
         # Outside click's standalone mode, `--help` and `--version` return their exit code.
         outcome = main.main(list(arguments), prog_name="ppdl-mq", standalone_mode=False, obj=terminal)

@@ -12,7 +12,7 @@ import click
 from ppdl_mq.cli.arguments import arguments_of, config_option, file_argument
 from ppdl_mq.cli.passphrase import known_passphrase
 from ppdl_mq.cli.peer_orders import drop, leave
-from ppdl_mq.cli.terminal import Terminal, json_option
+from ppdl_mq.cli.terminal import Terminal, json_option, log_format_option
 from ppdl_mq.config import writing
 from ppdl_mq.config.broker import BrokerAddress
 from ppdl_mq.config.reading import EMBEDDED, read_manifest, read_settings, settings_from_text
@@ -24,6 +24,8 @@ from ppdl_mq.peer.identity_file import is_sealed, read_identity
 from ppdl_mq.peer.progress import PROGRESS_NAME, final_entry
 from ppdl_mq.peer.status import is_of_rounds, read_status
 from ppdl_mq.protocol.phases import Phase
+from ppdl_mq.protocol.terms import Terms
+from ppdl_mq.wire.trial_id import trial_id
 
 # Short names of the ready plug-ins: KIND:PATH -> module:callable and the argument that takes the path.
 PLUGINS = {
@@ -109,6 +111,7 @@ def new(
 @click.option("--out", type=click.Path(path_type=Path), help="Where to put a copy of the model.")
 @click.option("--device", metavar="DEVICE", help="Instead of the one in the settings: auto, cpu, cuda, cuda:N or mps.")
 @click.option("--quiet", is_flag=True, help="Say nothing but errors.")
+@log_format_option
 @json_option
 @click.pass_obj
 def run(terminal: Terminal, trial: Path, config: Path, out: Path | None, device: str | None, quiet: bool) -> None:
@@ -126,6 +129,8 @@ def run(terminal: Terminal, trial: Path, config: Path, out: Path | None, device:
     if device is not None:
         settings = settings.model_copy(update={"device": device})
     identity = _own_identity(settings)
+    me = Terms.name_of(manifest, identity.public)
+    terminal.about |= {"trial": manifest.name, "trial_id": trial_id(manifest).hex(), "peer": me}
     from ppdl_mq.peer.running import run_peer  # imports torch
 
     terminal.start_log(quiet=quiet)

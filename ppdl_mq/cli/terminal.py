@@ -6,12 +6,15 @@ import json
 import logging
 import traceback
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import click
 
+from ppdl_mq.cli import log
 from ppdl_mq.cli.exit_codes import exit_code
+from ppdl_mq.cli.log import LogFormat
+from ppdl_mq.cli.log import printable as printable
 from ppdl_mq.errors import PpdlError
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -24,14 +27,19 @@ class Terminal:
     Args:
         json: answers and errors as JSON.
         debug: errors with their traceback.
+        log_format: of the log, and of an error that ends the run.
+        about: what every line of a log in JSON says beside its message.
     """
 
     json: bool = False
     debug: bool = False
+    log_format: LogFormat = "text"
+    about: dict[str, str | None] = field(default_factory=lambda: {"trial": None, "trial_id": None, "peer": None})
 
     def answer(self, data: dict[str, Any], text: str) -> None:
         """Print the answer of a command on stdout: `data` for a program, or `text` for a person."""
-        click.echo(json.dumps(data, indent=2, sort_keys=True) if self.json else printable(text))
+        indent = None if self.log_format == "json" else 2  # beside a log of one object a line, the answer is another
+        click.echo(json.dumps(data, indent=indent, sort_keys=True) if self.json else printable(text))
 
     def remark(self, text: str) -> None:
         """Say something beside the answer, on stderr, so that the answer alone can be sent to a file."""
@@ -40,12 +48,7 @@ class Terminal:
 
     def start_log(self, *, quiet: bool = False) -> None:
         """Write the program's log to stderr: what happens, for a person; with --debug, in detail."""
-        handler = logging.StreamHandler()
-        handler.setFormatter(_PrintableFormatter("%(asctime)s %(levelname)-7s %(message)s", datefmt="%H:%M:%S"))
-        logger = logging.getLogger("ppdl_mq")
-        logger.handlers[:] = [handler]
-        logger.propagate = False
-        logger.setLevel(logging.DEBUG if self.debug else logging.ERROR if quiet else logging.INFO)
+        log.start(self._formatter(), logging.DEBUG if self.debug else logging.ERROR if quiet else logging.INFO)
 
     def failure(self, error: PpdlError) -> int:
         """Print an error on stderr and return its exit code."""
@@ -66,6 +69,9 @@ class Terminal:
         return self._fail(kind, message, hint, code, None)
 
     def _fail(self, kind: str, message: str, hint: str, code: int, error: BaseException | None) -> int:
+        if self.log_format == "json":
+            self._log_end(message, {"kind": kind, "hint": hint, "exit_code": code}, error)
+            return code
         if self.debug and error is not None:
             click.echo("".join(traceback.format_exception(error)), err=True, nl=False)
         if self.json:
@@ -77,18 +83,15 @@ class Terminal:
             click.echo(f"{click.style('hint:', bold=True)} {printable(hint)}", err=True)
         return code
 
+    def _log_end(self, message: str, facts: dict[str, Any], error: BaseException | None) -> None:
+        """Write the error that ends the run as one more line of the log."""
+        record = logging.makeLogRecord({"name": log.LOGGER, "levelno": logging.ERROR, "levelname": "ERROR"} | facts)
+        record.msg = message
+        record.exc_info = None if error is None or not self.debug else (type(error), error, error.__traceback__)
+        click.echo(self._formatter().format(record), err=True)
 
-class _PrintableFormatter(logging.Formatter):
-    """Keeps what other peers wrote from steering the terminal."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        """Return the line without control characters."""
-        return printable(super().format(record))
-
-
-def printable(text: str) -> str:
-    """Return text without control characters but newlines: part of it may come from others."""
-    return "".join(each if each.isprintable() or each == "\n" else "?" for each in text)
+    def _formatter(self) -> logging.Formatter:
+        return log.JsonFormatter(self.about, traceback=self.debug) if self.log_format == "json" else log.TextFormatter()
 
 
 def json_option(command: F) -> F:
@@ -100,5 +103,24 @@ def json_option(command: F) -> F:
 
     option = click.option(
         "--json", is_flag=True, expose_value=False, is_eager=True, callback=remember, help="Answer in JSON."
+    )
+    return option(command)
+
+
+def log_format_option(command: F) -> F:
+    """Add --log-format, which `Terminal.log_format` then holds."""
+
+    def remember(context: click.Context, _parameter: click.Parameter, given: LogFormat) -> None:
+        context.ensure_object(Terminal).log_format = given
+
+    option = click.option(
+        log.OPTION,
+        type=click.Choice(log.FORMATS),
+        default="text",
+        show_default=True,
+        expose_value=False,
+        is_eager=True,
+        callback=remember,
+        help="Of the log on stderr: text, or json for one object a line.",
     )
     return option(command)

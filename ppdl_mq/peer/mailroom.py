@@ -224,4 +224,5 @@ class Mailroom:
     def _refuse(self, error: RemoteError, message: bytes) -> None:
         count = self._quarantine.add(error, message)
         if count & (count - 1) == 0:  # 1, 2, 4, 8, ...: a flood must not fill the log as well
-            log.warning("Refused a message (%d of this sort so far): %s", count, error)
+            extra = {"reason": type(error).__name__, "count": count}
+            log.warning("Refused a message (%d of this sort so far): %s", count, error, extra=extra)

@@ -182,7 +182,8 @@ class RoundHands(Hands):
         facts: dict[str, Any] = {"round": number, "members": list(effect.members), "attempts": effect.attempts}
         if effect.step % 2:
             self.tools.progress.note("round", **facts)
-            log.info("Round %d of %d is done, by %d peers.", number, rounds, len(effect.members))
+            extra = {"round": number, "rounds": rounds, "members": effect.members, "attempts": effect.attempts}
+            log.info("Round %d of %d is done, by %d peers.", number, rounds, len(effect.members), extra=extra)
             return
         self.tools.progress.note("evaluation", **facts, loss=effect.loss, accuracy=effect.accuracy)
         shown = [f"loss {effect.loss:.4g}"] if effect.loss is not None else []

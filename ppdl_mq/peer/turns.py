@@ -89,7 +89,8 @@ class TurnHands(Hands):
         if result.evaluation:
             facts |= {"holdout_loss": result.evaluation.loss, "holdout_accuracy": result.evaluation.accuracy}
         self.tools.progress.note("turn", **facts)
-        log.info("Turn %d of %d is done.", result.turn, turns.turns)
+        extra = {"turn": result.turn, "turns": turns.turns, "seconds": round(result.seconds, 3)}
+        log.info("Turn %d of %d is done.", result.turn, turns.turns, extra=extra)
         self.tools.driver.post(
             Trained(turn=result.turn, digest=result.digest),
             also=lambda _, __: self.tools.slots.put(result.into, result.result.weights),
