@@ -8,7 +8,8 @@ PpdlError
 │   ├── IdentityError       a key file: missing, readable by others, not in the manifest
 │   │   └── PassphraseError
 │   ├── JournalError        the state folder: damaged, of another trial
-│   │   └── AlreadyRunning  another process works in it
+│   │   ├── AlreadyRunning  another process works in it
+│   │   └── DiskFull        it takes no more, and what is in it is whole (passes)
 │   ├── DataError           the organisation's samples
 │   ├── ModelError          the model cannot be imported or built
 │   ├── TrainingError       the worker
@@ -90,6 +91,21 @@ class JournalError(LocalError):
 
 class AlreadyRunning(JournalError):
     """Another process already works in this state folder."""
+
+
+class DiskFull(JournalError):
+    """The disk takes no more. What was journalled is whole: when there is room the peer goes on where it was.
+
+    Args:
+        what: what could not be written; begins the sentence.
+        reason: the system's words for it.
+    """
+
+    def __init__(self, what: str, reason: str = "no room") -> None:
+        super().__init__(
+            f"{what} cannot be written: {reason.rstrip('.')}.",
+            hint="Nothing is lost: make room, and run the peer again; it goes on where it was.",
+        )
 
 
 class DataError(LocalError):

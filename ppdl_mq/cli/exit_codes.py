@@ -16,6 +16,7 @@ RELAY: Final = 6
 REMOTE: Final = 7
 RUNNING: Final = 8
 STATE: Final = 9
+DISK_FULL: Final = 10
 INTERRUPTED: Final = 130  # as shells report SIGINT
 
 MEANINGS: Final = {
@@ -28,7 +29,8 @@ MEANINGS: Final = {
     RELAY: "relay: unreachable, lost, refuses",
     REMOTE: "another peer: manifest differs, wrong messages, too few left",
     RUNNING: "already running",
-    STATE: "state folder",
+    STATE: "state folder: damaged, or another's",
+    DISK_FULL: "disk full: make room, and run again",
     INTERRUPTED: "interrupted",
 }
 
@@ -39,6 +41,7 @@ _CODES: Final[tuple[tuple[type[errors.PpdlError], int], ...]] = (
     (errors.InboxTaken, RUNNING),
     (errors.ConfigError, CONFIG),
     (errors.IdentityError, IDENTITY),
+    (errors.DiskFull, DISK_FULL),
     (errors.JournalError, STATE),
     (errors.DataError, WORK),
     (errors.ModelError, WORK),

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import queue
 import signal
+import threading
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -185,12 +187,20 @@ def _own_identity(settings: PeerSettings) -> Identity:
 
 
 def _stop_on_signals(runner: Stoppable) -> None:
-    """Let the first Ctrl-C or SIGTERM stop the peer after journalling, and the second end it at once."""
+    """Let the first Ctrl-C or SIGTERM stop the peer after journalling, and the second of either end it at once."""
+    asked: queue.SimpleQueue[None] = queue.SimpleQueue()
 
-    def stop(signal_number: int, _frame: object) -> None:
-        signal.signal(signal_number, signal.SIG_DFL)
+    def wait() -> None:
+        asked.get()
         runner.stop()
 
+    def stop(_signal_number: int, _frame: object) -> None:
+        for each in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(each, signal.SIG_DFL)
+        # Nothing more here: a handler runs in the midst of anything, and a lock that is held there would never be free.
+        asked.put(None)
+
+    threading.Thread(target=wait, name="stopper", daemon=True).start()
     signal.signal(signal.SIGINT, stop)
     signal.signal(signal.SIGTERM, stop)
 

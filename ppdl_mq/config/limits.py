@@ -54,6 +54,9 @@ MAX_STATE_BYTES: Final = 4 * 1024 * 1024  # of a machine's state in the journal
 MAX_PARKED_PER_SENDER: Final = 4  # parts that cannot be opened before the session is known
 MAX_REFUSED_HEAD_BYTES: Final = 256  # of a refused message, kept for inspection
 
+# Being stopped.
+STOP_S: Final = 5.0  # how long a step of training, or a relay that takes nothing, is waited for
+
 # What a peer does in one go.
 RECEIVE_BATCH_PARTS: Final = 32
 RECEIVE_BATCH_BYTES: Final = 32 * 1024 * 1024

@@ -3,12 +3,24 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import shutil
 import tempfile
 from pathlib import Path
+from typing import Final
 
-from ppdl_mq.errors import ConfigError
+from ppdl_mq.errors import ConfigError, DiskFull
+
+_NO_ROOM: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # the disk, the user's quota, the limit on a file's size
+
+
+def is_for_want_of_room(fault: Exception) -> bool:
+    """Tell whether a file could not be written because there is no room for it."""
+    if isinstance(fault, OSError):
+        return fault.errno in _NO_ROOM
+    # safetensors reports the system's error in words of its own, with the number in them.
+    return any(f"(os error {number})" in str(fault) for number in _NO_ROOM)
 
 
 def write_new(path: Path, text: str, *, error: type[ConfigError]) -> None:
@@ -54,12 +66,21 @@ def copy(source: Path, path: Path, *, error: type[ConfigError]) -> Path:
 
     Raises:
         ConfigError: as `error`; it cannot be written.
+        DiskFull: there is no room for it.
     """
     target = path / source.name if path.is_dir() else path
     try:
-        with tempfile.NamedTemporaryFile(dir=target.parent, prefix=f".{target.name}.", delete=False) as unfinished:
-            shutil.copyfile(source, unfinished.name)
-        Path(unfinished.name).replace(target)
+        handle, unfinished = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
+        os.close(handle)
+        try:
+            shutil.copyfile(source, unfinished)
+            Path(unfinished).replace(target)
+        except BaseException:
+            with contextlib.suppress(FileNotFoundError):
+                Path(unfinished).unlink()
+            raise
     except OSError as fault:
+        if is_for_want_of_room(fault):
+            raise DiskFull(str(target), fault.strerror or "no room") from None
         raise error(f"{target}: cannot be written: {fault.strerror}.") from None
     return target

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Final
 
 from ppdl_mq.errors import JournalError
-from ppdl_mq.peer.durable import sync_folder
+from ppdl_mq.peer.durable import sync_folder, write_error
 from ppdl_mq.peer.journal import Journal
 
 INLINE_BYTES: Final = 1_048_576
@@ -30,7 +30,7 @@ class Blobs:
             self._folder.mkdir(exist_ok=True, mode=0o700)
             self._sweep()
         except OSError as fault:
-            raise JournalError(f"The folder {self._folder} of the journal cannot be used: {fault.strerror}.") from None
+            raise write_error(f"The folder {self._folder} of the journal", fault) from None
 
     def put(self, content: bytes | bytearray | memoryview) -> int:
         """Keep a byte string and return its number. Call within a transaction."""
@@ -115,13 +115,18 @@ class BlobWriter:
 
     def __init__(self, path: Path, blob: int, size_bytes: int) -> None:
         self.blob = blob
+        self._what = f"The file {path} of the journal"
         self._new_in = None if path.exists() else path.parent
         try:
             self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except OSError as fault:
-            raise JournalError(f"The file {path} of the journal cannot be opened: {fault.strerror}.") from None
-        if os.fstat(self._file).st_size != size_bytes:
-            os.truncate(self._file, size_bytes)
+            raise write_error(self._what, fault) from None
+        try:
+            if os.fstat(self._file).st_size != size_bytes:
+                os.truncate(self._file, size_bytes)
+        except OSError as fault:
+            os.close(self._file)
+            raise write_error(self._what, fault) from None
 
     def write(self, offset: int, content: bytes | bytearray | memoryview) -> None:
         """Write `content` at `offset`.
@@ -135,16 +140,21 @@ class BlobWriter:
                 written = os.pwrite(self._file, view, offset)
                 view, offset = view[written:], offset + written
         except OSError as fault:
-            raise JournalError(
-                f"The journal cannot be written: {fault.strerror}.", hint="Free disk space and run the peer again."
-            ) from None
+            raise write_error(self._what, fault) from None
 
     def sync(self) -> None:
-        """Return when everything written is on disk."""
-        os.fdatasync(self._file)
-        if self._new_in is not None:  # a new name is on disk only when its folder is
-            sync_folder(self._new_in)
-            self._new_in = None
+        """Return when everything written is on disk.
+
+        Raises:
+            JournalError: the disk is full or fails.
+        """
+        try:
+            os.fdatasync(self._file)
+            if self._new_in is not None:  # a new name is on disk only when its folder is
+                sync_folder(self._new_in)
+                self._new_in = None
+        except OSError as fault:
+            raise write_error(self._what, fault) from None
 
     def close(self) -> None:
         """Give the file back to the system."""

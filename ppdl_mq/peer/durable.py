@@ -1,9 +1,25 @@
-"""What makes a name that was given to a file outlive a power cut."""
+"""Files that outlive a power cut, and what a person is told when they cannot be written."""
 
 from __future__ import annotations
 
 import os
+import sqlite3
 from pathlib import Path
+from typing import Final
+
+from ppdl_mq.config.writing import is_for_want_of_room
+from ppdl_mq.errors import DiskFull, JournalError
+
+# What SQLite says of a disk that takes no more. It calls only ENOSPC full: a quota or a limit on the size of files is
+# a write that failed, and a disk that fails looks the same from here. All stop the peer, and it resumes after each.
+_NO_ROOM: Final = (
+    sqlite3.SQLITE_FULL,
+    sqlite3.SQLITE_IOERR_WRITE,
+    sqlite3.SQLITE_IOERR_FSYNC,
+    sqlite3.SQLITE_IOERR_DIR_FSYNC,
+    sqlite3.SQLITE_IOERR_TRUNCATE,
+    sqlite3.SQLITE_IOERR_SHMSIZE,
+)
 
 
 def sync_folder(folder: Path) -> None:
@@ -17,3 +33,21 @@ def sync_folder(folder: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def write_error(what: str, fault: OSError) -> JournalError:
+    """Return the error for a person of a file that could not be written.
+
+    Args:
+        what: begins the sentence.
+        fault: as the system reported it.
+    """
+    reason = fault.strerror or type(fault).__name__
+    if is_for_want_of_room(fault):
+        return DiskFull(what, reason)
+    return JournalError(f"{what} cannot be written: {reason}.", hint="It must belong to the peer's user.")
+
+
+def is_full(fault: Exception) -> bool:
+    """Tell whether SQLite could not write, while what is written is whole."""
+    return getattr(fault, "sqlite_errorcode", None) in _NO_ROOM

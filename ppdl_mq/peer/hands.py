@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Final
@@ -46,6 +47,8 @@ class Tools:
         worker: trains and measures; for jobs of the trainer only, but for `keep_model`.
         sample_seed: the peer's secret, 32 bytes.
         transport: to the relay; connected while the loop goes round.
+        pulse: to be called now and then by what takes long in the runner's own thread: it keeps the status alive, and
+            raises Interrupted when the peer is to stop.
     """
 
     terms: Terms
@@ -61,6 +64,7 @@ class Tools:
     worker: Worker
     sample_seed: bytes
     transport: Transport
+    pulse: Callable[[], None]
 
 
 class Hands(ABC):
@@ -161,7 +165,7 @@ class Hands(ABC):
             return
         with tools.slots.view(effect.slot) as weights:
             inside = {"trial": tools.manifest.name, "trial_id": tools.terms.trial_id.hex(), **facts}
-            evaluation = tools.worker.evaluate(weights)
+            evaluation = tools.worker.evaluate(weights, between=tools.pulse)
             # One entry: safetensors writes several in any order, and equal models should be equal files.
             metadata = {"ppdl-mq": json.dumps(inside, sort_keys=True)}
             save_model(self.model_path, tools.worker.layout, weights, metadata)

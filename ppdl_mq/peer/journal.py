@@ -5,6 +5,7 @@ Order of things: deliver, journal, acknowledge, work, journal, publish, mark. Wh
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import sqlite3
@@ -19,7 +20,8 @@ from ppdl_mq.crypto.hashing import sha256
 from ppdl_mq.crypto.identity import Identity
 from ppdl_mq.crypto.seal import open_sealed, seal
 from ppdl_mq.crypto.secret import Secret
-from ppdl_mq.errors import AlreadyRunning, JournalError, Malformed, Unauthentic
+from ppdl_mq.errors import AlreadyRunning, DiskFull, JournalError, Malformed, Unauthentic
+from ppdl_mq.peer.durable import is_full, write_error
 from ppdl_mq.wire import canonical
 from ppdl_mq.wire.header import Header, decode_header
 
@@ -72,15 +74,12 @@ class Journal:
         self._unlink_after: list[Path] = []
         try:
             self.db = self._open(trial_id, identity)
-        except (
-            sqlite3.Error,
-            UnicodeDecodeError,
-        ) as fault:  # UnicodeDecodeError: of SQLite's own words, which quote it
+        except (sqlite3.Error, UnicodeDecodeError) as fault:  # UnicodeDecodeError: SQLite's own words quote a schema
             os.close(self._lock)
-            raise _damaged(folder, str(fault)) from None
+            raise self.damaged(fault) from None
         except OSError as fault:
             os.close(self._lock)
-            raise _damaged(folder, fault.strerror or "") from None
+            raise write_error(f"The journal in {folder}", fault) from None
         except JournalError:
             os.close(self._lock)
             raise
@@ -99,19 +98,21 @@ class Journal:
         self._depth += 1
         try:
             self.db.execute("BEGIN IMMEDIATE")
-            try:
-                yield self.db
-            except BaseException:
-                self._unlink_after.clear()
-                self.db.execute("ROLLBACK")
-                raise
+            yield self.db
             self.db.execute("COMMIT")
-        except sqlite3.Error as fault:
-            raise self.damaged(fault) from None
+        except BaseException as fault:
+            self._unlink_after.clear()
+            with contextlib.suppress(sqlite3.Error):  # the first error is the one to report
+                if self.db.in_transaction:  # where the disk is full SQLite may have ended it
+                    self.db.execute("ROLLBACK")
+            if isinstance(fault, sqlite3.Error):
+                raise self.damaged(fault) from None
+            raise
         finally:
             self._depth -= 1
         for path in self._unlink_after:
-            path.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # no row names it any more: the next start removes it
+                path.unlink(missing_ok=True)
         self._unlink_after.clear()
 
     @contextmanager
@@ -127,13 +128,16 @@ class Journal:
             yield self.db
         except BaseException:
             del self._unlink_after[unlink_before:]
-            self.db.execute("ROLLBACK TO inner_block")
-            self.db.execute("RELEASE inner_block")
+            if self.db.in_transaction:  # where the disk is full SQLite may have ended all of it
+                self.db.execute("ROLLBACK TO inner_block")
+                self.db.execute("RELEASE inner_block")
             raise
         self.db.execute("RELEASE inner_block")
 
-    def damaged(self, fault: sqlite3.Error | OverflowError) -> JournalError:
-        """Return the error for a person of a fault that SQLite reported."""
+    def damaged(self, fault: sqlite3.Error | OverflowError | UnicodeDecodeError) -> JournalError:
+        """Return the error for a person of a fault that SQLite reported: the disk is full, or what is read is wrong."""
+        if is_full(fault):
+            return DiskFull(f"The journal in {self.folder}", str(fault))
         return _damaged(self.folder, str(fault))
 
     def header(self, raw: bytes, names: Container[str]) -> Header:
@@ -239,9 +243,7 @@ def _take_lock(folder: Path) -> int:
         folder.chmod(0o700)  # it may have been there already
         lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as fault:
-        raise JournalError(
-            f"The state folder {folder} cannot be used: {fault.strerror}.", hint="It must belong to the peer's user."
-        ) from fault
+        raise write_error(f"The state folder {folder}", fault) from None
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
@@ -250,13 +252,16 @@ def _take_lock(folder: Path) -> int:
             f"Another process already runs this trial in {folder}.",
             hint="See `ppdl-mq peer status`; stop that process first.",
         ) from None
-    os.truncate(lock, 0)
-    os.pwrite(lock, f"{os.getpid()}\n".encode(), 0)
+    with contextlib.suppress(OSError):  # it is only told to people, and a full disk is met by what matters
+        os.truncate(lock, 0)
+        os.pwrite(lock, f"{os.getpid()}\n".encode(), 0)
     return lock
 
 
 def _damaged(folder: Path, reason: str) -> JournalError:
     return JournalError(
         f"The journal in {folder} cannot be used: {reason}.",
-        hint="Free disk space if it is full; otherwise keep the folder for inspection and start a renewed trial.",
+        hint="What this peer said and received is not certain any more, so it does not go on. Keep the folder for "
+        "inspection. The others go on without it after `ppdl-mq peer drop` where the protocol has it; else all start "
+        "again after `ppdl-mq trial renew`.",
     )

@@ -32,7 +32,7 @@ from ppdl_mq.crypto.seal import OVERHEAD_BYTES, open_sealed, seal
 from ppdl_mq.crypto.secret import Secret
 from ppdl_mq.errors import IllegalEvent, JournalError, Malformed, Unauthentic
 from ppdl_mq.peer.birth import born_ns
-from ppdl_mq.peer.durable import sync_folder
+from ppdl_mq.peer.durable import sync_folder, write_error
 from ppdl_mq.wire import canonical
 
 _NAME: Final = re.compile(r"[0-9a-f]{16}")
@@ -218,10 +218,7 @@ class LiveSecrets:
             raise self._unusable(fault) from None
 
     def _unusable(self, fault: OSError) -> JournalError:
-        return JournalError(
-            f"The live secrets in {self._folder} cannot be kept: {fault.strerror}.",
-            hint="Free disk space if it is full; the folder must belong to the peer's user.",
-        )
+        return write_error(f"The file of the live secrets in {self._folder}", fault)
 
     def _refuse(self, reason: str) -> NoReturn:
         raise JournalError(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import logging
 import math
 import os
 import time
@@ -13,9 +15,13 @@ STATUS_NAME: Final = "status.json"
 PROGRESS_NAME: Final = "progress.jsonl"
 _STATUS_EVERY_S: Final = 0.5
 
+log = logging.getLogger("ppdl_mq.peer")
+
 
 class Progress:
     """Writes both files of one peer. Nothing in them is secret to the organisation; they never leave it.
+
+    Where they cannot be written, the trial goes on without, and the log says so.
 
     Args:
         folder: of the journal.
@@ -25,14 +31,17 @@ class Progress:
         self._folder = folder
         self._written_at = 0.0
         self._shown: dict[str, Any] = {}
+        self._has_warned = False
 
     def note(self, event: str, **facts: Any) -> None:
         """Append one line: what happened, and when (seconds since 1970)."""
         # A loss may be infinite while the weights are not; JSON has no number for it.
         writable = {name: None if _is_not_finite(fact) else fact for name, fact in facts.items()}
         line = json.dumps({"event": event, "at": round(time.time(), 3), **writable}, allow_nan=False)
-        with (self._folder / PROGRESS_NAME).open("a", encoding="utf-8") as file:
-            file.write(line + "\n")
+        try:
+            _append(self._folder / PROGRESS_NAME, line.encode() + b"\n")
+        except OSError as fault:
+            self._warn(fault)
 
     def show(self, status: dict[str, Any], *, now: bool = False) -> None:
         """Replace the status; unless `now`, not more often than twice a second."""
@@ -43,8 +52,17 @@ class Progress:
         complete = status | {"updated": round(time.time(), 3), "pid": os.getpid()}
         path = self._folder / STATUS_NAME
         fresh = path.with_suffix(".new")
-        fresh.write_text(json.dumps(complete, indent=1, allow_nan=False) + "\n", encoding="utf-8")
-        fresh.replace(path)
+        try:
+            fresh.write_text(json.dumps(complete, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+            fresh.replace(path)
+        except OSError as fault:
+            self._warn(fault)
+
+    def _warn(self, fault: OSError) -> None:
+        """Say once that people see less than there is. A trial does not end for that: the journal is what counts."""
+        if not self._has_warned:
+            log.warning("%s and %s cannot be written: %s.", STATUS_NAME, PROGRESS_NAME, fault.strerror)
+        self._has_warned = True
 
 
 def final_entry(folder: Path) -> dict[str, Any] | None:
@@ -53,8 +71,29 @@ def final_entry(folder: Path) -> dict[str, Any] | None:
         lines = (folder / PROGRESS_NAME).read_text(encoding="utf-8").splitlines()
     except OSError:
         return None
-    entries = [json.loads(line) for line in lines if '"event": "final"' in line]
+    entries = [entry for line in lines if '"event": "final"' in line and (entry := _entry(line)) is not None]
     return entries[-1] if entries else None
+
+
+def _entry(line: str) -> dict[str, Any] | None:
+    """Return an entry, or None for a line that a crash left half written."""
+    try:
+        entry: dict[str, Any] = json.loads(line)
+    except ValueError:
+        return None
+    return entry
+
+
+def _append(path: Path, line: bytes) -> None:
+    """Append a line, whole or not at all."""
+    with path.open("ab", buffering=0) as file:
+        before = file.tell()
+        try:
+            if file.write(line) != len(line):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        except OSError:
+            file.truncate(before)
+            raise
 
 
 def _is_not_finite(fact: Any) -> bool:

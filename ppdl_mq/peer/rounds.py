@@ -14,6 +14,7 @@ from typing import Any, ClassVar, cast
 
 from ppdl_mq.errors import Dropped, Overflow, PeerAbsent
 from ppdl_mq.peer.hands import Hands, Tools
+from ppdl_mq.peer.trainer import ending
 from ppdl_mq.peer.vectors import Vectors, figures_in
 from ppdl_mq.protocol.effects import (
     AddUp,
@@ -96,7 +97,7 @@ class RoundHands(Hands):
             case Train(base=base):
                 self._submit([base], lambda views, stop: self._train(effect, views[0], stop))
             case Measure(base=base):
-                self._submit([base], lambda views, _: self._measure(effect, views[0]))
+                self._submit([base], lambda views, stop: self._measure(effect, views[0], stop))
             case MaskVector(base=base, local=local):
                 slots = [slot for slot in (base, local) if slot is not None]
                 self._submit(slots, lambda views, _: self._mask(effect, views))
@@ -212,8 +213,8 @@ class RoundHands(Hands):
         event = Trained(turn=task.turn.number, digest=_sha256(trained.weights), exponents=exponents)
         return Result(event=event, content=trained.weights, into=task.into, facts=facts)
 
-    def _measure(self, task: Measure, base: memoryview) -> Result:
-        own = self.tools.worker.evaluate(base)
+    def _measure(self, task: Measure, base: memoryview, stop: threading.Event) -> Result:
+        own = self.tools.worker.evaluate(base, between=ending(stop))
         figures = figures_of(own.loss, own.accuracy, own.samples)
         facts = {
             "event": "measured",

@@ -6,6 +6,7 @@ What differs between the protocols is in their hands.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import queue
 import sqlite3
@@ -52,6 +53,7 @@ log = logging.getLogger("ppdl_mq.peer")
 
 _LOOP_S: Final = 1.0
 _LEFT_FACT: Final = "left the relay"
+_STOPPED: Final = "Stopped; run the peer again and it goes on where it was."
 _OVER: Final = (Phase.ENDED, Phase.LEFT)
 
 
@@ -124,7 +126,7 @@ class Runner:
             resend_every_s=patience_s / 2,
         )
         self._inputs: Inputs = queue.SimpleQueue()
-        self._stopped = threading.Event()
+        self._stopped, self._has_ended = threading.Event(), threading.Event()
         self.trainer = Trainer(self._inputs)
         self.progress = Progress(journal.folder)
         self.hands = hands_of(
@@ -142,6 +144,7 @@ class Runner:
                 worker=worker,
                 sample_seed=sample_seed,
                 transport=transport,
+                pulse=self._pulse,
             ),
             audit_rate=audit_rate,
         )
@@ -172,9 +175,20 @@ class Runner:
         return self.hands.model_path
 
     def stop(self) -> None:
-        """Ask the peer to stop soon; may be called from a signal handler or another thread."""
+        """Ask the peer to stop soon; may be called from another thread, not from a signal handler: it takes locks."""
         self._stopped.set()
         self._inputs.put(StopAsked())
+        threading.Thread(target=self._wake, name="waker", daemon=True).start()
+
+    def _wake(self) -> None:
+        """Hang up where the loop waits for a relay that takes nothing, its memory or disk being full."""
+        if not self._has_ended.wait(limits.STOP_S):
+            self.link.transport.close()
+
+    def _pulse(self) -> None:
+        if self._stopped.is_set():
+            raise Interrupted(_STOPPED)
+        self.facts.show()
 
     def run(self) -> Path:
         """Take part until the trial has ended; return the path of the model.
@@ -200,10 +214,12 @@ class Runner:
             raise self.journal.damaged(fault) from None
         finally:
             self._stopped.set()
+            self._has_ended.set()
             self.trainer.stop()
             self.link.close()
             self.intake.close()
-            self.facts.show(now=True)
+            with contextlib.suppress(sqlite3.Error, PpdlError):  # what ended the run is to be told, not this
+                self.facts.show(now=True)
 
     # --- the loop ------------------------------------------------------------------------------------------------
 
@@ -229,6 +245,8 @@ class Runner:
             self._ask_again_if_overdue()
             self.mailroom.check_manifests()
         except (RelayLost, Unroutable) as error:  # Unroutable: somebody has removed a queue that all share
+            if self._stopped.is_set():  # it may be `stop` that hung up
+                raise Interrupted(_STOPPED) from None
             log.warning("%s Reconnecting.", error.message)
             self.hands.reconnecting()
             self.link.again()
@@ -295,7 +313,7 @@ class Runner:
                 case TrainingFailed(error=error):
                     raise error
                 case StopAsked():
-                    raise Interrupted("Stopped; run the peer again and it goes on where it was.")
+                    raise Interrupted(_STOPPED)
         deliveries = [each.delivery for each in inputs if isinstance(each, Delivered) and self.link.is_current(each)]
         if deliveries:
             self.facts.received += len(deliveries)

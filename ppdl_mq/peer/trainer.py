@@ -2,15 +2,31 @@
 
 from __future__ import annotations
 
+import logging
 import queue
 import threading
 from collections.abc import Callable
 from contextlib import ExitStack
+from typing import Final
 
+from ppdl_mq.config import limits
 from ppdl_mq.errors import Interrupted, PpdlError, TrainingError
 from ppdl_mq.peer.inputs import Inputs, TrainingFailed, Worked
 
+log = logging.getLogger("ppdl_mq.peer")
+
+THREAD_NAME: Final = "trainer"
 Job = Callable[[threading.Event], object]
+
+
+def ending(stop: threading.Event) -> Callable[[], None]:
+    """Return what raises Interrupted once `stop` is set, for work that calls it between its parts."""
+
+    def check() -> None:
+        if stop.is_set():
+            raise Interrupted("Stopped in the middle of a measurement.", hint="Run the peer again.")
+
+    return check
 
 
 class Trainer:
@@ -37,16 +53,22 @@ class Trainer:
         """
         self._jobs.put((job, held or ExitStack()))
         if self._thread is None:
-            self._thread = threading.Thread(target=self._run, name="trainer", daemon=True)
+            self._thread = threading.Thread(target=self._run, name=THREAD_NAME, daemon=True)
             self._thread.start()
 
     def stop(self) -> None:
-        """Have the job end early, begin no other, and wait for that; results are not reported any more."""
+        """Have the job end early and begin no other; results are not reported any more.
+
+        A single step may take minutes, and nothing can end it. So it is waited for only `limits.STOP_S` seconds: then
+        the thread is left behind, which does no more than end its step, and ends with the process at the latest.
+        """
         self._stop.set()
-        if self._thread is not None:
+        thread, self._thread = self._thread, None
+        if thread is not None:
             self._jobs.put(None)
-            self._thread.join()
-            self._thread = None
+            thread.join(limits.STOP_S)
+            if thread.is_alive():
+                log.info("A step of training that takes long is given up: it is done again from the last checkpoint.")
 
     def _run(self) -> None:
         while (taken := self._jobs.get()) is not None:

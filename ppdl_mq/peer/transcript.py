@@ -14,7 +14,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO, Final
 
-from ppdl_mq.errors import IllegalEvent, JournalError
+from ppdl_mq.errors import IllegalEvent
+from ppdl_mq.peer.durable import write_error
 from ppdl_mq.peer.journal import Journal
 from ppdl_mq.protocol.effects import Record
 from ppdl_mq.protocol.statements import statement_bytes
@@ -103,10 +104,7 @@ class Transcript:
         except (sqlite3.Error, OverflowError) as fault:  # OverflowError: a number that is not one of ours
             raise self._journal.damaged(fault) from None
         except OSError as fault:
-            raise JournalError(
-                f"The transcript {self.path} cannot be written: {fault.strerror}.",
-                hint="Free disk space if it is full; the file must belong to the peer's user.",
-            ) from None
+            raise write_error(f"The transcript {self.path}", fault) from None
 
     def _mirror(self) -> None:
         newest = self._journal.db.execute("SELECT max(number) FROM transcript").fetchone()[0]

@@ -15,6 +15,7 @@ from typing import Any, ClassVar, cast
 
 from ppdl_mq.peer.fetcher import Fetcher
 from ppdl_mq.peer.hands import Hands, Tools
+from ppdl_mq.peer.trainer import ending
 from ppdl_mq.protocol.effects import BuildInitial, Effect, EmptyWeights, Fetch, KeepModel, Release, Train
 from ppdl_mq.protocol.events import Trained
 from ppdl_mq.protocol.phases import Phase
@@ -151,6 +152,6 @@ class TurnHands(Hands):
             into=into,
             result=result,
             digest=hashlib.sha256(result.weights).digest(),
-            evaluation=worker.evaluate(result.weights) if is_last_of_epoch else None,
+            evaluation=worker.evaluate(result.weights, between=ending(stop)) if is_last_of_epoch else None,
             seconds=seconds,
         )

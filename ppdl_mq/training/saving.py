@@ -11,7 +11,8 @@ import safetensors
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 
-from ppdl_mq.errors import ModelError
+from ppdl_mq.config.writing import is_for_want_of_room
+from ppdl_mq.errors import DiskFull, ModelError
 from ppdl_mq.numeric.flatten import Buffer, Layout, raw_bytes
 
 
@@ -26,6 +27,7 @@ def save_model(path: Path, layout: Layout, weights: Buffer, metadata: Mapping[st
 
     Raises:
         ModelError: the weights have the wrong size or cannot be stored, or the file cannot be written.
+        DiskFull: there is no room for it.
     """
     tensors = dict(layout.tensors(weights))
     try:
@@ -38,6 +40,8 @@ def save_model(path: Path, layout: Layout, weights: Buffer, metadata: Mapping[st
                 os.fsync(file.fileno())
             draft.replace(path)
     except (OSError, SafetensorError) as error:
+        if is_for_want_of_room(error):
+            raise DiskFull(f"The model {path}", "No space left on device") from error
         raise ModelError(f"The model cannot be written to {path}.", hint="Check the folder and the disk.") from error
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
@@ -153,12 +154,15 @@ class Worker:
         if self.checkpoints is not None:
             self.checkpoints.discard(number)
 
-    def evaluate(self, weights: Buffer, samples: Samples | None = None) -> Evaluation:
+    def evaluate(
+        self, weights: Buffer, samples: Samples | None = None, *, between: Callable[[], None] | None = None
+    ) -> Evaluation:
         """Measure weights.
 
         Args:
             weights: a flat state.
             samples: prepared as this worker's own; the worker's hold-out without them.
+            between: called between two batches; what it raises ends the measuring.
 
         Raises:
             NotFinite: the weights hold NaN or infinity.
@@ -175,6 +179,8 @@ class Worker:
         self.module.eval()
         with torch.no_grad(), loop.torch_errors("Evaluation failed"):
             for start in range(0, rows, _EVALUATION_ROWS):
+                if between is not None:
+                    between()
                 targets = samples.targets[start : start + _EVALUATION_ROWS].to(self.device)
                 outputs = self.module(samples.inputs[start : start + _EVALUATION_ROWS].to(self.device))
                 loss += self.loss(outputs, targets).item() * len(targets)

@@ -95,6 +95,8 @@ def make(kind: type[errors.PpdlError]) -> errors.PpdlError:
         return errors.ManifestMismatch("mercy", ("nonce",))
     if kind is errors.Unroutable:
         return errors.Unroutable("mercy")
+    if kind is errors.DiskFull:
+        return errors.DiskFull("The journal")
     return kind("Something is wrong.", hint="Put it right.")
 
 
@@ -120,6 +122,7 @@ def test_exit_codes_of_each_branch() -> None:
         errors.AlreadyRunning: 8,
         errors.InboxTaken: 8,
         errors.JournalError: 9,
+        errors.DiskFull: 10,
     }
     assert {kind: exit_code(make(kind)) for kind in expected} == expected
 

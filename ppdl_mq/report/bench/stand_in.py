@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
@@ -90,7 +91,13 @@ class StandIn(Worker):
         self.cpu_released.append(time.process_time())
         return TurnResult(weights=trained, steps=1, samples=1, loss=None)
 
-    def evaluate(self, weights: Buffer, samples: Samples | None = None) -> Evaluation:  # noqa: ARG002
+    def evaluate(
+        self,
+        weights: Buffer,  # noqa: ARG002
+        samples: Samples | None = None,  # noqa: ARG002
+        *,
+        between: Callable[[], None] | None = None,  # noqa: ARG002
+    ) -> Evaluation:
         """Return nothing: there is no hold-out."""
         return Evaluation(loss=None, accuracy=None, samples=0)
 
