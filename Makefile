@@ -5,6 +5,7 @@
 # make bench-flower   a round of masked-average beside one of Flower's SecAgg+, which gets an environment of its own
 # make fuzz    hostile input for every decoder under atheris; the figures in out/fuzz/summary.json
 # make release-once   100,000 random schedules of masked-average against a lying relay; `make test` runs 2,000
+# make soak    trials of real processes over RabbitMQ, with random faults, for SOAK_S seconds; its last line is a summary
 # make clean   removes what these made, the environments too
 #
 # PYTHON=python3.12     another interpreter, 3.11 or newer
@@ -14,6 +15,7 @@
 # PYTEST_ARGS="..."     more arguments for pytest, for instance PYTEST_ARGS="-k schedule"
 # BENCH_ARGS="..."      more arguments for the benchmark, for instance BENCH_ARGS="--only masked"
 # SCHEDULES=100000      of `make release-once`
+# SOAK_S=1800           seconds of `make soak`; SOAK_SEED=N repeats a run of it
 # FUZZ_S=60             seconds of `make fuzz` for each target
 # FUZZ_TARGETS="..."    only these of its targets, for instance FUZZ_TARGETS="header canonical"
 
@@ -26,6 +28,7 @@ DEMO_ARGS ?=
 PYTEST_ARGS ?=
 BENCH_ARGS ?=
 SCHEDULES ?= 100000
+SOAK_S ?= 1800
 FUZZ_S ?= 60
 FUZZ_TARGETS ?=
 
@@ -35,7 +38,7 @@ FUZZ_ENV := .venv-fuzz
 INSTALLED_FROM := pyproject.toml constraints.txt scripts/make-venv
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint bench bench-flower release-once fuzz clean
+.PHONY: help demo test lint bench bench-flower release-once soak fuzz clean
 
 help:
 	@sed -n '/^# make/s/^# //p' Makefile
@@ -65,6 +68,10 @@ bench-flower: $(TEST_ENV)/installed
 
 release-once: $(TEST_ENV)/installed
 	@RELEASE_ONCE_SCHEDULES=$(SCHEDULES) $(TEST_ENV)/bin/python -m pytest -q -n auto tests/protocol/test_release_once.py
+
+soak: $(TEST_ENV)/installed
+	@scripts/install-rabbitmq
+	@$(TEST_ENV)/bin/python -m tests.chaos.soak $(SOAK_S)
 
 fuzz: $(FUZZ_ENV)/installed
 	@$(FUZZ_ENV)/bin/python -m fuzz.run $(FUZZ_S) $(FUZZ_TARGETS)

@@ -51,6 +51,11 @@ class Process:
         """The process id."""
         return self._process.pid
 
+    @property
+    def code(self) -> int | None:
+        """Its exit code, as in `Ended`; None while it runs."""
+        return self._process.poll()
+
     def wait(self, timeout_s: float = SOON_S) -> Ended:
         """Wait for its end."""
         try:
@@ -70,6 +75,10 @@ class Process:
     def interrupt(self) -> None:
         """Send what Ctrl-C sends."""
         self._process.send_signal(signal.SIGINT)
+
+    def terminate(self) -> None:
+        """Send what systemd and Kubernetes send first."""
+        self._process.send_signal(signal.SIGTERM)
 
     def kill(self) -> None:
         """End it as a power cut would; harmless when it has ended."""

@@ -5,6 +5,9 @@
         node.kill(); node.start()   # as after a crash; durable queues are still there
 
 A node starts in 3 to 8 s, so use the session's fixture `rabbit`, and names of your own within it.
+
+    with cluster(3) as nodes:   # takes half a minute; quorum queues live on a majority of them
+        nodes[0].kill()
 """
 
 from __future__ import annotations
@@ -28,6 +31,7 @@ import pika
 START_S = 90.0  # far more than it takes, for a machine that is busy
 STOP_S = 30.0
 MAX_MESSAGE_BYTES = 16 * 1024 * 1024  # what RabbitMQ 4.x allows by default
+_PAUSES = "cluster_partition_handling = pause_minority\n"
 
 # Linux ends the child with us, however we end. `exec` keeps this and the pid.
 _END_WITH_PARENT = (
@@ -99,9 +103,10 @@ class RabbitNode:
     Args:
         config: more lines for rabbitmq.conf.
         plugins: names of plugins to enable; each costs start-up time.
+        beside: a node whose cluster this one joins when it starts for the first time; it must run then.
     """
 
-    def __init__(self, *, config: str = "", plugins: tuple[str, ...] = ()) -> None:
+    def __init__(self, *, config: str = "", plugins: tuple[str, ...] = (), beside: RabbitNode | None = None) -> None:
         folder = scripts_folder()
         assert folder is not None, why_absent()
         self._scripts = folder
@@ -110,6 +115,12 @@ class RabbitNode:
         self.name = f"ppdl{self.port}@localhost"  # a name that resolves; another costs a minute
         self._epmd: subprocess.Popen[bytes] | None = None
         self._server: subprocess.Popen[bytes] | None = None
+        self._cookie = os.urandom(16).hex()
+        self._epmd_is_ours = beside is None
+        if beside is not None:
+            self._cookie, self._epmd_port = beside._cookie, beside._epmd_port
+            for number, name in enumerate((beside.name, self.name), start=1):
+                config += f"cluster_formation.classic_config.nodes.{number} = {name}\n"
         self._write_files(config, plugins)
 
     def __enter__(self) -> Self:
@@ -132,17 +143,25 @@ class RabbitNode:
 
     def start(self) -> None:
         """Start the node, and its port mapper, and wait until it answers AMQP; harmless when it runs."""
+        self.launch()
+        self.wait()
+
+    def launch(self) -> None:
+        """Start the node without waiting for it. Call it on a thread that lives on: the node ends with the thread."""
         if self.is_running:
             return
-        if self._epmd is None:
+        if self._epmd_is_ours and self._epmd is None:
             self._epmd = self._spawn([shutil.which("epmd") or "epmd"], self._environment(), self._home / "epmd.log")
             _wait_until(self._epmd_port, self._epmd, b"", self._home / "epmd.log")
         environment = self._environment()
         # Bind the distribution to loopback as well; not for rabbitmqctl, which would listen on the same port.
         environment["RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS"] = "-kernel inet_dist_use_interface {127,0,0,1} +sbwt none"
-        log = self._home / "node.log"
-        self._server = self._spawn([str(self._scripts / "rabbitmq-server")], environment, log)
-        _wait_until(self.port, self._server, b"AMQP\x00\x00\x09\x01", log)
+        self._server = self._spawn([str(self._scripts / "rabbitmq-server")], environment, self._home / "node.log")
+
+    def wait(self) -> None:
+        """Wait until the node answers AMQP."""
+        assert self._server is not None, "launched before"
+        _wait_until(self.port, self._server, b"AMQP\x00\x00\x09\x01", self._home / "node.log")
 
     def stop(self) -> None:
         """Stop the node in good order."""
@@ -223,7 +242,7 @@ class RabbitNode:
 
     def _write_files(self, config: str, plugins: tuple[str, ...]) -> None:
         cookie = self._home / ".erlang.cookie"
-        cookie.write_text(os.urandom(16).hex())
+        cookie.write_text(self._cookie)
         cookie.chmod(0o400)
         (self._home / "plugins").write_text(f"[{','.join(plugins)}].\n")
         (self._home / "rabbitmq.conf").write_text(
@@ -262,6 +281,20 @@ class RabbitNode:
                 stdout=output,
                 stderr=subprocess.STDOUT,
             )
+
+
+@contextlib.contextmanager
+def cluster(size: int) -> Iterator[list[RabbitNode]]:
+    """Start nodes that form one cluster; in a partition its smaller part pauses."""
+    with contextlib.ExitStack() as stack:
+        first = stack.enter_context(RabbitNode(config=_PAUSES))
+        nodes = [first, *(RabbitNode(config=_PAUSES, beside=first) for _ in range(size - 1))]
+        for node in nodes[1:]:
+            stack.callback(node.remove)
+            node.launch()
+        for node in nodes[1:]:
+            node.wait()
+        yield nodes
 
 
 def _free_ports(count: int) -> list[int]:

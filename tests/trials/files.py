@@ -25,7 +25,7 @@ class TrialFiles:
     Args:
         folder: empty.
         names: of the peers.
-        broker: URL of the relay; `{peer}` stands for the peer's name.
+        broker: URL of the relay, or one for each peer; `{peer}` stands for the peer's name.
         new: options of `trial new`.
         data: options of `peer new` that say where the samples are, by peer; without it, a small table of its own.
         password_env: environment variable of every peer's broker password.
@@ -37,7 +37,7 @@ class TrialFiles:
         folder: Path,
         names: Sequence[str],
         *,
-        broker: str = "embedded:relay.sqlite",
+        broker: str | Mapping[str, str] = "embedded:relay.sqlite",
         new: Sequence[str] = (),
         data: Mapping[str, Sequence[str]] | None = None,
         password_env: str | None = None,
@@ -56,7 +56,7 @@ class TrialFiles:
                 where: Sequence[str] = ("--data", f"csv:{folder / peer}.csv", "--data-arg", "label=y")
             else:
                 where = data[peer]
-            url = broker.format(peer=peer)
+            url = (broker if isinstance(broker, str) else broker[peer]).format(peer=peer)
             if url.startswith("embedded:"):
                 url = f"embedded:{folder / url.removeprefix('embedded:')}"
             password = ("--broker-password-env", password_env) if password_env else ()
