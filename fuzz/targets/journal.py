@@ -6,6 +6,7 @@ before each run. The file of the live secrets keeps its inode, for by that the p
 
 from __future__ import annotations
 
+import hashlib
 import shutil
 import sqlite3
 from collections.abc import Iterator
@@ -72,6 +73,7 @@ def _read_all(journal: Journal) -> SessionState:
         driver = _driver(journal, slots, outbox, intake)
         refuse_after_equivocation(journal)
         journal.secret_fact("sample seed")
+        slots.check()
         driver.resume()
         transport = MemoryTransport(MemoryRelay())
         transport.connect()
@@ -84,7 +86,7 @@ def _read_all(journal: Journal) -> SessionState:
             except RemoteError:
                 intake.settle(row, header, remember=False)
         with slots.view(Slot("turn", 1)) as view:
-            assert len(view) <= _WEIGHTS_BYTES  # a number that is wrong, but could be right, is not noticed here
+            assert bytes(view) == bytes(_WEIGHTS_BYTES)
         list(intake.unpark())
         outbox.forget(1)
         slots.forget(1)
@@ -121,7 +123,13 @@ def _fill(journal: Journal, blobs: Blobs, slots: Slots, intake: Intake, driver: 
     with journal.transaction() as db:
         with blobs.writer(_WEIGHTS_BYTES) as writer:
             writer.write(0, bytes(_WEIGHTS_BYTES))
-        slots.adopt(Slot("turn", 1), writer.blob, start=0, size_bytes=_WEIGHTS_BYTES)
+        slots.adopt(
+            Slot("turn", 1),
+            writer.blob,
+            start=0,
+            size_bytes=_WEIGHTS_BYTES,
+            digest=hashlib.sha256(bytes(_WEIGHTS_BYTES)).digest(),
+        )
         db.execute("INSERT INTO parked (sender, part) VALUES ('bert', x'00')")
         db.execute("INSERT INTO seen VALUES ('cleo', x'0102', 1)")
     for stride, most in ((3_000, 1), (500, 2)):  # one whole message, one of which a part is missing

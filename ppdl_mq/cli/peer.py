@@ -12,6 +12,7 @@ from typing import Any, Protocol
 import click
 
 from ppdl_mq.cli.arguments import arguments_of, config_option, file_argument
+from ppdl_mq.cli.fresh import fresh_option, start_afresh, yes_option
 from ppdl_mq.cli.passphrase import known_passphrase
 from ppdl_mq.cli.peer_orders import drop, leave
 from ppdl_mq.cli.terminal import Terminal, json_option, log_format_option
@@ -112,14 +113,26 @@ def new(
 @config_option
 @click.option("--out", type=click.Path(path_type=Path), help="Where to put a copy of the model.")
 @click.option("--device", metavar="DEVICE", help="Instead of the one in the settings: auto, cpu, cuda, cuda:N or mps.")
+@fresh_option
+@yes_option
 @click.option("--quiet", is_flag=True, help="Say nothing but errors.")
 @log_format_option
 @json_option
 @click.pass_obj
-def run(terminal: Terminal, trial: Path, config: Path, out: Path | None, device: str | None, quiet: bool) -> None:
+def run(
+    terminal: Terminal,
+    trial: Path,
+    config: Path,
+    out: Path | None,
+    device: str | None,
+    fresh: bool,
+    yes: bool,
+    quiet: bool,
+) -> None:
     """Take part in TRIAL until it ends; writes the model and a log.
 
-    Stopped (Ctrl-C, SIGTERM) and started again, it takes up where it was.
+    Stopped and started again, it takes up where it was. The first Ctrl-C or SIGTERM stops it within seconds, with
+    everything journalled (exit code 130); the second ends it at once. `ppdl-mq --help` lists the exit codes.
 
     \b
     Example:
@@ -133,6 +146,8 @@ def run(terminal: Terminal, trial: Path, config: Path, out: Path | None, device:
     identity = _own_identity(settings)
     me = Terms.name_of(manifest, identity.public)
     terminal.about |= {"trial": manifest.name, "trial_id": trial_id(manifest).hex(), "peer": me}
+    if fresh:
+        start_afresh(terminal, manifest, settings, identity, yes=yes)
     from ppdl_mq.peer.running import run_peer  # imports torch
 
     terminal.start_log(quiet=quiet)

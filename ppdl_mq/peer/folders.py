@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Final
 
 from ppdl_mq.config.manifest import Manifest
 from ppdl_mq.config.settings import PeerSettings
 from ppdl_mq.wire.trial_id import trial_id
+
+JOURNAL_NAME: Final = "journal.sqlite"
+LOCK_NAME: Final = "lock"
+GIVEN_UP_NAME: Final = "given-up"  # the file that keeps a trial from being run again here; see `peer/fresh.py`
 
 
 def state_folder(settings: PeerSettings, manifest: Manifest) -> Path:

@@ -22,10 +22,12 @@ from ppdl_mq.crypto.seal import open_sealed, seal
 from ppdl_mq.crypto.secret import Secret
 from ppdl_mq.errors import AlreadyRunning, DiskFull, JournalError, Malformed, Unauthentic
 from ppdl_mq.peer.durable import is_full, write_error
+from ppdl_mq.peer.folders import GIVEN_UP_NAME, JOURNAL_NAME, LOCK_NAME
+from ppdl_mq.peer.rowsum import MARK_FACT, RowSum
 from ppdl_mq.wire import canonical
 from ppdl_mq.wire.header import Header, decode_header
 
-_FORMAT: Final = 2
+_FORMAT: Final = 3
 _SCHEMA: Final = """
 CREATE TABLE fact (name TEXT PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID;
 CREATE TABLE blob (id INTEGER PRIMARY KEY AUTOINCREMENT, bytes INTEGER NOT NULL, inline BLOB);
@@ -40,7 +42,7 @@ CREATE TABLE seen (sender TEXT, message_id BLOB, turn INTEGER NOT NULL, PRIMARY 
 CREATE TABLE slot (
     id INTEGER PRIMARY KEY, what TEXT NOT NULL, step INTEGER NOT NULL, attempt INTEGER NOT NULL, member TEXT NOT NULL,
     shard INTEGER NOT NULL, blob INTEGER NOT NULL REFERENCES blob, start INTEGER NOT NULL, bytes INTEGER NOT NULL,
-    UNIQUE (what, step, attempt, member, shard));
+    digest BLOB NOT NULL, UNIQUE (what, step, attempt, member, shard));
 CREATE TABLE outgoing (
     id INTEGER PRIMARY KEY, kind INTEGER NOT NULL, turn INTEGER NOT NULL, attempt INTEGER NOT NULL,
     recipient TEXT NOT NULL, ordinal INTEGER NOT NULL, reader TEXT NOT NULL, header BLOB NOT NULL,
@@ -50,6 +52,8 @@ CREATE TABLE outgoing (
 CREATE INDEX outgoing_slot ON outgoing (slot);
 CREATE TABLE refused (id INTEGER PRIMARY KEY, at REAL NOT NULL, reason TEXT NOT NULL, head BLOB NOT NULL);
 CREATE TABLE refused_count (reason TEXT PRIMARY KEY, count INTEGER NOT NULL) WITHOUT ROWID;
+CREATE TABLE transcript (number INTEGER PRIMARY KEY, statement BLOB NOT NULL UNIQUE, digest BLOB NOT NULL,
+    line BLOB NOT NULL, stops_at INTEGER NOT NULL);
 """
 
 
@@ -69,7 +73,13 @@ class Journal:
     def __init__(self, folder: Path, *, trial_id: bytes, identity: Identity) -> None:
         self.folder = folder
         self._key = Secret(sha256(labels.JOURNAL_KEY, identity.secret.reveal(), trial_id))
-        self._lock = _take_lock(folder)
+        self._lock = take_lock(folder)
+        if (folder / GIVEN_UP_NAME).exists():
+            os.close(self._lock)
+            raise JournalError(
+                "This organisation has given up its part in this trial, and the others know its earlier session.",
+                hint="Take part in a renewed trial: `ppdl-mq trial renew`, and send it round.",
+            )
         self._depth = 0
         self._unlink_after: list[Path] = []
         try:
@@ -96,11 +106,15 @@ class Journal:
             yield self.db
             return
         self._depth += 1
+        rows_before = self._rows.value
         try:
             self.db.execute("BEGIN IMMEDIATE")
             yield self.db
+            if self._rows.value != rows_before:
+                self._keep_mark()
             self.db.execute("COMMIT")
         except BaseException as fault:
+            self._rows.value = rows_before
             self._unlink_after.clear()
             with contextlib.suppress(sqlite3.Error):  # the first error is the one to report
                 if self.db.in_transaction:  # where the disk is full SQLite may have ended it
@@ -122,12 +136,13 @@ class Journal:
             with self.transaction() as db:
                 yield db
             return
-        unlink_before = len(self._unlink_after)
+        unlink_before, rows_before = len(self._unlink_after), self._rows.value
         self.db.execute("SAVEPOINT inner_block")
         try:
             yield self.db
         except BaseException:
             del self._unlink_after[unlink_before:]
+            self._rows.value = rows_before
             if self.db.in_transaction:  # where the disk is full SQLite may have ended all of it
                 self.db.execute("ROLLBACK TO inner_block")
                 self.db.execute("RELEASE inner_block")
@@ -139,6 +154,10 @@ class Journal:
         if is_full(fault):
             return DiskFull(f"The journal in {self.folder}", str(fault))
         return _damaged(self.folder, str(fault))
+
+    def lost(self, reason: str) -> JournalError:
+        """Return the error for a person of a part that is not what it was."""
+        return _damaged(self.folder, reason)
 
     def header(self, raw: bytes, names: Container[str]) -> Header:
         """Return a header that was kept.
@@ -191,7 +210,7 @@ class Journal:
         self.keep_fact(name, seal(self._key, canonical.encode(data), name.encode()))
 
     def _open(self, trial_id: bytes, identity: Identity) -> sqlite3.Connection:
-        path = self.folder / "journal.sqlite"
+        path = self.folder / JOURNAL_NAME
         is_new = not path.exists()
         db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
         path.chmod(0o600)
@@ -208,8 +227,11 @@ class Journal:
             db.execute(f"PRAGMA {pragma}")
         belongs = {"format": bytes([_FORMAT]), "trial": trial_id, "keys": identity.public.raw_keys}
         if is_new or not db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
+            self._refuse_if_lost()
             db.executescript("BEGIN IMMEDIATE;" + _SCHEMA)
             db.executemany("INSERT INTO fact VALUES (?, ?)", belongs.items())
+            self._rows = RowSum(db, self._rows_key())
+            db.execute("INSERT INTO fact VALUES (?, ?)", (MARK_FACT, self._rows.mark()))
             db.execute("COMMIT")
             return
         if (wrong := _first_fault(db)) is not None:
@@ -221,6 +243,21 @@ class Journal:
                     f"The journal in {self.folder} is of another {'version' if name == 'format' else name}.",
                     hint="Use another state_dir for this trial and identity.",
                 )
+        self._rows = RowSum(db, self._rows_key())
+        if found.get(MARK_FACT) != self._rows.mark():
+            raise _damaged(self.folder, "what stands in it is not what was written")
+
+    def _keep_mark(self) -> None:
+        self.db.execute("INSERT OR REPLACE INTO fact VALUES (?, ?)", (MARK_FACT, self._rows.mark()))
+
+    def _rows_key(self) -> Secret:
+        return Secret(sha256(labels.JOURNAL_ROWS, self._key.reveal()))
+
+    def _refuse_if_lost(self) -> None:
+        """Do not begin anew where a journal was: its file is on disk before anything that is found beside it."""
+        live = self.folder / "live"
+        if (self.folder / "transcript.log").exists() or (live.is_dir() and any(live.iterdir())):
+            raise _damaged(self.folder, f"{JOURNAL_NAME} is missing or empty, while what belongs to it is there")
 
 
 def _first_fault(db: sqlite3.Connection) -> str | None:
@@ -237,11 +274,17 @@ def _first_fault(db: sqlite3.Connection) -> str | None:
     return None
 
 
-def _take_lock(folder: Path) -> int:
+def take_lock(folder: Path) -> int:
+    """Return the handle of a state folder's lock, which holds until it is closed; the folder is made if missing.
+
+    Raises:
+        AlreadyRunning: another process has it.
+        JournalError: the folder cannot be used.
+    """
     try:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         folder.chmod(0o700)  # it may have been there already
-        lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        lock = os.open(folder / LOCK_NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as fault:
         raise write_error(f"The state folder {folder}", fault) from None
     try:

@@ -229,6 +229,22 @@ class LiveSecrets:
         )
 
 
+def erase_all(folder: Path) -> None:
+    """Erase whatever live secrets a state folder holds, and the folder they lie in. Under the lock of the journal.
+
+    Raises:
+        OSError: something cannot be removed.
+    """
+    live = folder / "live"
+    if not live.is_dir():
+        return
+    for path in live.iterdir():
+        _overwrite(path)
+        path.unlink()
+    sync_folder(live)
+    live.rmdir()
+
+
 def _overwrite(path: Path) -> None:
     """Write zeros over a file's content, best effort: a link to it elsewhere then holds nothing either."""
     with contextlib.suppress(OSError):

@@ -196,7 +196,9 @@ class Mailroom:
                 if effect.are_weights:
                     self._check(arrived)
                 start, size_bytes = opened.blob_offset, opened.blob_bytes
-                self._slots.adopt(effect.slot, arrived.blob, start=start, size_bytes=size_bytes)
+                self._slots.adopt(
+                    effect.slot, arrived.blob, start=start, size_bytes=size_bytes, digest=opened.blob_digest
+                )
                 keeps = True
         self._intake.settle(arrived.row, opened.header, keep_blob=keeps)
 

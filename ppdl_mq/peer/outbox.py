@@ -229,11 +229,13 @@ class Outbox:
         if letter.kind is Kind.RESEND:
             self._drop("id = ?", letter.row)
         else:
-            self._journal.db.execute("UPDATE outgoing SET sent = 1 WHERE id = ?", (letter.row,))
+            with self._journal.transaction() as db:
+                db.execute("UPDATE outgoing SET sent = 1 WHERE id = ?", (letter.row,))
 
     def resend(self, reader: str) -> None:
-        """Make everything that is kept for a reader unsent again. Call within a transaction."""
-        self._journal.db.execute("UPDATE outgoing SET sent = 0 WHERE reader = ?", (reader,))
+        """Make everything that is kept for a reader unsent again."""
+        with self._journal.transaction() as db:
+            db.execute("UPDATE outgoing SET sent = 0 WHERE reader = ?", (reader,))
 
     def withdraw(self, reader: str) -> None:
         """Drop everything for a reader. Call within a transaction."""
@@ -306,10 +308,11 @@ class Outbox:
             **more,
         }
         marks = ", ".join("?" * len(columns))
-        self._journal.db.execute(
-            f"INSERT INTO outgoing ({', '.join(columns)}) VALUES ({marks})",  # noqa: S608 (names of this module)
-            tuple(columns.values()),
-        )
+        with self._journal.transaction() as db:
+            db.execute(
+                f"INSERT INTO outgoing ({', '.join(columns)}) VALUES ({marks})",  # noqa: S608 (names of this module)
+                tuple(columns.values()),
+            )
 
     @contextmanager
     def _parts(self, state: SessionState, letter: Letter) -> Iterator[Iterator[bytes] | None]:

@@ -228,6 +228,7 @@ class Runner:
             self.driver.post(Started(session_secret=new_secret(), contribution=new_secret()))
         else:
             log.info("Resuming while %s.", self.state.phase.value)
+            self.slots.check()
             self.driver.resume()
 
     def _go_round(self) -> bool:

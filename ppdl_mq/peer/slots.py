@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Final
@@ -31,20 +32,47 @@ class Slots:
         self._journal = journal
         self._blobs = blobs
 
-    def put(self, slot: Slot, content: bytes | bytearray | memoryview) -> None:
-        """Keep a byte string; a second time changes nothing."""
+    def put(self, slot: Slot, content: bytes | bytearray | memoryview, *, digest: bytes | None = None) -> None:
+        """Keep a byte string; a second time changes nothing.
+
+        Args:
+            slot: where.
+            content: what.
+            digest: its SHA-256, where it is known.
+        """
         with self._journal.transaction():
             if not self.has(slot):
-                self.adopt(slot, self._blobs.put(content), start=0, size_bytes=len(content))
+                digest = digest or hashlib.sha256(content).digest()
+                self.adopt(slot, self._blobs.put(content), start=0, size_bytes=len(content), digest=digest)
 
-    def adopt(self, slot: Slot, blob: int, *, start: int, size_bytes: int) -> None:
-        """Take over a byte string of the journal, of which the slot is the run of `size_bytes` from `start` on."""
+    def adopt(self, slot: Slot, blob: int, *, start: int, size_bytes: int, digest: bytes) -> None:
+        """Take over a byte string of the journal.
+
+        Args:
+            slot: where.
+            blob: the number of the byte string.
+            start: where in it the slot begins.
+            size_bytes: of the slot.
+            digest: SHA-256 of what the slot holds.
+        """
         with self._journal.transaction() as db:
             db.execute(
-                "INSERT INTO slot (what, step, attempt, member, shard, blob, start, bytes)"
-                " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-                (*_key(slot), blob, start, size_bytes),
+                "INSERT INTO slot (what, step, attempt, member, shard, blob, start, bytes, digest)"
+                " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                (*_key(slot), blob, start, size_bytes, digest),
             )
+
+    def check(self) -> None:
+        """Hold every slot to its digest. Reads them all, so it is called once, before a peer resumes.
+
+        Raises:
+            JournalError: one has changed on the disk, or is missing.
+        """
+        rows = self._journal.db.execute("SELECT id, what, step, digest FROM slot").fetchall()
+        for number, what, step, digest in rows:
+            with self.view_row(number) as content:
+                if hashlib.sha256(content).digest() != digest:
+                    raise self._journal.lost(f"the {what} of step {step} have changed on the disk")
 
     def has(self, slot: Slot) -> bool:
         """Tell whether a slot is filled."""

@@ -12,7 +12,7 @@ from typing import Any
 from ppdl_mq.config.manifest import Manifest
 from ppdl_mq.config.settings import PeerSettings
 from ppdl_mq.errors import JournalError, PeerFileError
-from ppdl_mq.peer.folders import state_folder
+from ppdl_mq.peer.folders import GIVEN_UP_NAME, LOCK_NAME, state_folder
 from ppdl_mq.peer.progress import STATUS_NAME
 from ppdl_mq.protocol.phases import Phase
 
@@ -32,12 +32,16 @@ def read_status(settings: PeerSettings, manifest: Manifest | None) -> dict[str, 
     try:
         status: dict[str, Any] = json.loads((folder / STATUS_NAME).read_text(encoding="utf-8"))
     except FileNotFoundError:
+        if (folder / GIVEN_UP_NAME).exists():
+            raise PeerFileError(
+                "This organisation has given up its part in this trial.", hint="A renewed trial: `ppdl-mq trial renew`."
+            ) from None
         raise PeerFileError(
             f"There is no status in {folder}.", hint="Start the peer first: `ppdl-mq peer run`."
         ) from None
     except (OSError, ValueError):
         raise JournalError(f"The status in {folder} cannot be read.") from None
-    return status | {"running": _is_locked(folder / "lock"), "folder": str(folder)}
+    return status | {"running": _is_locked(folder / LOCK_NAME), "folder": str(folder)}
 
 
 def is_of_rounds(status: Mapping[str, Any]) -> bool:

@@ -2,6 +2,10 @@
 
 Entries stand in the journal, in the transaction of what they belong to. After the commit they are mirrored to
 `transcript.log`, which the peer can hand to others: `ppdl-mq trial verify-log` compares the logs of several peers.
+
+Of an entry the journal has `statement`, the digest of who says what, so that nothing is recorded twice; `digest`, what
+the next entry names; `line`, and `stops_at`, where the line ends in the mirror, so that a crash in the middle of a
+line is found without reading all.
 """
 
 from __future__ import annotations
@@ -23,13 +27,6 @@ from ppdl_mq.wire import canonical
 from ppdl_mq.wire.entries import BEGINNING, NOTHING_BEFORE, Entry
 
 LOG_NAME: Final = "transcript.log"
-
-# `statement`: digest of who says what, so that nothing is recorded twice. `digest`: what the next entry names.
-# `stops_at`: where the line ends in the mirror, so that a crash in the middle of a line is found without reading all.
-_SCHEMA: Final = """
-CREATE TABLE IF NOT EXISTS transcript (number INTEGER PRIMARY KEY, statement BLOB NOT NULL UNIQUE,
-    digest BLOB NOT NULL, line BLOB NOT NULL, stops_at INTEGER NOT NULL)
-"""
 
 _logger = logging.getLogger(__name__)
 
@@ -55,8 +52,7 @@ class Transcript:
         self._me = me
         self._sign = sign
         self.path = journal.folder / LOG_NAME
-        with journal.transaction() as db:
-            db.execute(_SCHEMA)
+        with journal.transaction():
             self._append(by=me, says=BEGINNING, about={"trial": trial_id, "manifest": manifest}, signature=b"")
         self._next = 0  # the first entry that the mirror lacks
         self._size_bytes = 0  # of the mirror's whole lines

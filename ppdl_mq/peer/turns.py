@@ -94,7 +94,7 @@ class TurnHands(Hands):
         log.info("Turn %d of %d is done.", result.turn, turns.turns, extra=extra)
         self.tools.driver.post(
             Trained(turn=result.turn, digest=result.digest),
-            also=lambda _, __: self.tools.slots.put(result.into, result.result.weights),
+            also=lambda _, __: self.tools.slots.put(result.into, result.result.weights, digest=result.digest),
         )
         self.tools.worker.forget(result.turn)
 

@@ -1,0 +1,138 @@
+"""Starting a trial anew at one peer: what it may forget, and when it may not come back.
+
+A peer that has said nothing yet may forget everything. One that has said something has signed a session key: with a
+new one it would sign twice what may be signed once, which the others take for a lie and which ends the trial for them
+(docs/PROTOCOL.md, section 7). So it gives up its part in the trial: its live secrets are erased, all else is set
+aside in the state folder, and a mark there keeps this trial from being run again by accident.
+
+Order of things: the mark, then the secrets, then the rest. Whatever is cut short is finished by doing it again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sqlite3
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from ppdl_mq.errors import JournalError
+from ppdl_mq.peer.durable import sync_folder, write_error
+from ppdl_mq.peer.folders import GIVEN_UP_NAME, JOURNAL_NAME, LOCK_NAME
+from ppdl_mq.peer.journal import take_lock
+from ppdl_mq.peer.live import erase_all
+
+_ASIDE: Final = "set-aside-"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Holding:
+    """What a state folder holds.
+
+    Args:
+        has_anything: there is something to lose.
+        has_spoken: messages of this peer may have gone out, or it cannot be told.
+    """
+
+    has_anything: bool
+    has_spoken: bool
+
+
+def look(folder: Path, *, trial_id: bytes, keys: bytes) -> Holding:
+    """Tell what a fresh start would lose. Nothing is changed.
+
+    Args:
+        folder: the state folder; may be missing.
+        trial_id: 32 bytes.
+        keys: of the identity, 64 bytes.
+
+    Raises:
+        JournalError: the folder cannot be read, or is another trial's or identity's.
+    """
+    if (folder / GIVEN_UP_NAME).exists():
+        return Holding(has_anything=True, has_spoken=True)
+    if not _to_move(folder):
+        return Holding(has_anything=False, has_spoken=False)
+    return Holding(has_anything=True, has_spoken=_may_have_spoken(folder, {"trial": trial_id, "keys": keys}))
+
+
+def set_aside(folder: Path, *, trial_id: bytes, keys: bytes) -> Path | None:
+    """Forget what a state folder holds, and give up the trial if the peer has spoken in it. Arguments as of `look`.
+
+    Returns:
+        Where everything lies now; None where there was nothing.
+
+    Raises:
+        AlreadyRunning: another process works there.
+        JournalError: of `look`; or something cannot be written: what was begun is finished by doing it again.
+    """
+    lock = take_lock(folder)
+    try:
+        if look(folder, trial_id=trial_id, keys=keys).has_spoken:
+            _write_mark(folder)
+        erase_all(folder)
+        names = _to_move(folder)
+        if not names:
+            return None
+        aside = _free_name(folder)
+        aside.mkdir(mode=0o700)
+        # The journal's own file last: as long as it is here, what was said can still be read from it.
+        for name in sorted(names, key=lambda name: name == JOURNAL_NAME):
+            (folder / name).rename(aside / name)
+        sync_folder(aside)
+        sync_folder(folder)
+        return aside
+    except OSError as fault:
+        raise write_error(f"The state folder {folder}", fault) from None
+    finally:
+        os.close(lock)
+
+
+def _to_move(folder: Path) -> list[str]:
+    try:
+        names = [path.name for path in folder.iterdir()]
+    except FileNotFoundError:
+        return []
+    except OSError as fault:
+        raise JournalError(f"The state folder {folder} cannot be read: {fault.strerror}.") from None
+    return [name for name in names if name not in (LOCK_NAME, GIVEN_UP_NAME) and not name.startswith(_ASIDE)]
+
+
+def _may_have_spoken(folder: Path, belongs: dict[str, bytes]) -> bool:
+    """Tell whether anything was ever meant for the others; what cannot be read may have been said.
+
+    A message is journalled, with the state that it is of, before it is published. The journal is not opened as ours
+    here, since it may be damaged.
+    """
+    path = folder / JOURNAL_NAME
+    if not path.exists():  # a journal is there before anything that belongs to it, so it was taken away
+        return True
+    try:
+        with contextlib.closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=rw", uri=True)) as db:
+            found = dict(db.execute("SELECT name, value FROM fact").fetchall())
+            has_messages = bool(db.execute("SELECT EXISTS (SELECT 1 FROM outgoing)").fetchone()[0])
+    except (sqlite3.Error, UnicodeDecodeError):
+        return True
+    for name, value in belongs.items():
+        if name in found and found[name] != value:
+            raise JournalError(
+                f"The journal in {folder} is of another {'identity' if name == 'keys' else name}.",
+                hint="Use another state_dir for this trial and identity.",
+            )
+    return has_messages or "state" in found
+
+
+def _write_mark(folder: Path) -> None:
+    with (folder / GIVEN_UP_NAME).open("w", encoding="utf-8") as file:
+        file.write("This organisation gave up its part in this trial with `ppdl-mq peer run --fresh`.\n")
+        file.flush()
+        os.fsync(file.fileno())
+    sync_folder(folder)
+
+
+def _free_name(folder: Path) -> Path:
+    number = 1
+    while (aside := folder / f"{_ASIDE}{number}").exists():
+        number += 1
+    return aside

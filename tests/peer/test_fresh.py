@@ -1,0 +1,155 @@
+"""A fresh start: a peer that has said nothing begins anew, one that has spoken cannot come back; nothing is lost."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from ppdl_mq.cli.main import run
+from ppdl_mq.errors import AlreadyRunning, JournalError
+from ppdl_mq.peer import fresh
+from ppdl_mq.peer.identity_file import read_identity
+from ppdl_mq.peer.journal import Journal, take_lock
+from ppdl_mq.wire.trial_id import trial_id
+from tests.people import identity_of
+from tests.trials.files import TrialFiles
+
+TRIAL_ID = bytes(range(32))
+ANNA = identity_of("anna")
+BELONGS = {"trial_id": TRIAL_ID, "keys": ANNA.public.raw_keys}
+
+
+def opened(folder: Path) -> Journal:
+    return Journal(folder, trial_id=TRIAL_ID, identity=ANNA)
+
+
+def spoken(folder: Path) -> None:
+    """Leave a folder as a peer does that has sent something."""
+    journal = opened(folder)
+    journal.keep_secret_fact("state", {"x": 1})
+    journal.close()
+    (folder / "live").mkdir()
+    (folder / "live" / "0123456789abcdef").write_bytes(b"secret")
+    (folder / "model.safetensors").write_bytes(b"model")
+
+
+def test_nothing_is_there(tmp_path: Path) -> None:
+    assert fresh.look(tmp_path / "none", **BELONGS) == fresh.Holding(has_anything=False, has_spoken=False)
+    assert fresh.set_aside(tmp_path / "none", **BELONGS) is None
+
+
+def test_who_said_nothing_begins_anew(tmp_path: Path) -> None:
+    opened(tmp_path).close()
+    assert fresh.look(tmp_path, **BELONGS) == fresh.Holding(has_anything=True, has_spoken=False)
+    aside = fresh.set_aside(tmp_path, **BELONGS)
+    assert aside is not None
+    assert (aside / "journal.sqlite").exists()
+    opened(tmp_path).close()
+
+
+def test_who_has_spoken_gives_up(tmp_path: Path) -> None:
+    spoken(tmp_path)
+    held_elsewhere = tmp_path.parent / "link"
+    os.link(tmp_path / "live" / "0123456789abcdef", held_elsewhere)
+    assert fresh.look(tmp_path, **BELONGS).has_spoken
+    aside = fresh.set_aside(tmp_path, **BELONGS)
+    assert aside is not None
+    assert (aside / "model.safetensors").read_bytes() == b"model"
+    assert not list(tmp_path.rglob("0123456789abcdef"))
+    assert held_elsewhere.read_bytes() == bytes(6)  # erased, not only removed
+    for _ in range(2):
+        with pytest.raises(JournalError, match="given up"):
+            opened(tmp_path)
+    assert fresh.look(tmp_path, **BELONGS).has_spoken
+    assert fresh.set_aside(tmp_path, **BELONGS) is None
+    with pytest.raises(JournalError, match="given up"):
+        opened(tmp_path)
+
+
+@pytest.mark.parametrize("damage", ["no database", "missing", "empty"])
+def test_what_cannot_be_read_may_have_been_said(tmp_path: Path, damage: str) -> None:
+    spoken(tmp_path)
+    path = tmp_path / "journal.sqlite"
+    path.unlink() if damage == "missing" else path.write_bytes(
+        b"no database " * 100 if damage == "no database" else b""
+    )
+    assert fresh.look(tmp_path, **BELONGS).has_spoken
+    fresh.set_aside(tmp_path, **BELONGS)
+    with pytest.raises(JournalError, match="given up"):
+        opened(tmp_path)
+
+
+def test_a_running_peer_is_not_robbed(tmp_path: Path) -> None:
+    spoken(tmp_path)
+    handle = take_lock(tmp_path)
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(AlreadyRunning):
+        fresh.set_aside(tmp_path, **BELONGS)
+    assert sorted(tmp_path.rglob("*")) == before
+    os.close(handle)
+
+
+@pytest.mark.parametrize("other", [{"trial_id": bytes(32)}, {"keys": identity_of("bert").public.raw_keys}])
+def test_of_another_trial_or_identity_nothing_is_touched(tmp_path: Path, other: dict[str, bytes]) -> None:
+    opened(tmp_path).close()
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(JournalError, match="another"):
+        fresh.set_aside(tmp_path, **BELONGS | other)
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize("dies_at", ["_write_mark", "erase_all", "_free_name", "sync_folder"])
+def test_cut_short_it_never_lets_a_peer_speak_twice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dies_at: str
+) -> None:
+    spoken(tmp_path)
+
+    class Died(Exception):
+        pass
+
+    def die(*_: object) -> None:
+        raise Died
+
+    monkeypatch.setattr(fresh, dies_at, die)
+    with pytest.raises(Died):
+        fresh.set_aside(tmp_path, **BELONGS)
+    monkeypatch.undo()
+    if dies_at != "_write_mark":
+        with pytest.raises(JournalError, match="given up"):
+            opened(tmp_path)
+    fresh.set_aside(tmp_path, **BELONGS)
+    with pytest.raises(JournalError, match="given up"):
+        opened(tmp_path)
+    assert list(tmp_path.rglob("model.safetensors"))
+    assert not list(tmp_path.rglob("0123456789abcdef"))
+
+
+def test_on_the_command_line(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    files = TrialFiles(tmp_path, ("anna", "bert"))
+    fresh_run = (*files.run_arguments("anna"), "--fresh")
+    journal = Journal(
+        files.state("anna"),
+        trial_id=trial_id(files.manifest),
+        identity=read_identity(files.folder / "anna.key", passphrase=None),
+    )
+    journal.keep_secret_fact("state", {"x": 1})
+    journal.close()
+    capfd.readouterr()
+    assert run(fresh_run) == 9
+    said = capfd.readouterr().err
+    assert "its model and its signed log" in said
+    assert "cannot come back" in said
+    assert "--fresh --yes" in said
+    assert (files.state("anna") / "journal.sqlite").exists()
+    assert run((*fresh_run, "--yes")) == 9
+    said = capfd.readouterr().err
+    assert "set-aside-1" in said
+    assert "ppdl-mq trial renew" in said
+    for command in (
+        files.run_arguments("anna"),
+        ("peer", "status", "--config", str(files.settings_path("anna")), "--trial", str(files.manifest_path)),
+    ):
+        assert run(command) in (3, 9)
+        assert "given up its part" in capfd.readouterr().err
