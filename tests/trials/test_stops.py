@@ -34,6 +34,7 @@ class Slow(torch.nn.Linear):
 def slow() -> Slow:
     return Slow(4, 2)
 """
+SHORT = ("--epochs", "6", "--batch-size", "4")  # of three peers 18 turns, of which bert has every third from 2 on
 WHILE_STOPPING_S = limits.STOP_S + 15  # the step's share, and the rest for a machine that is busy
 
 
@@ -137,10 +138,10 @@ def test_while_the_relay_takes_nothing(tmp_path: Path, started: Processes) -> No
 def test_a_disk_that_is_full(tmp_path: Path, started: Processes, protocol: str, rabbit: RabbitNode) -> None:
     names = ("anna", "bert", "cleo")
     files = TrialFiles(
-        tmp_path, names, broker=rabbit.url(), new=(*LONG, "--protocol", protocol), name=f"full-{protocol}"
+        tmp_path, names, broker=rabbit.url(), new=(*SHORT, "--protocol", protocol), name=f"full-{protocol}"
     )
     peers = {peer: started.start(*files.run_arguments(peer)) for peer in files.names}
-    moments = ("Round 3 ", "Round 9 ") if protocol == "masked-average" else ("Turn 3", "Turn 5")
+    moments = ("Round 1 of", "Round 4 of") if protocol == "masked-average" else ("Turn 2 of", "Turn 8 of")
     for moment, limit_bytes in zip(moments, (20_000, 60_000), strict=True):
         peers["bert"].wait_for(moment)
         # No file of it may grow beyond that from now on: to the process it is a disk that takes no more.
