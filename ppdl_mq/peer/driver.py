@@ -32,6 +32,11 @@ _STATE_FACT: Final = "state"
 _LIVE_FACT: Final = "live secrets"
 
 
+def has_begun(journal: Journal) -> bool:
+    """Tell whether an earlier process of this peer has begun the trial in this journal."""
+    return journal.secret_fact(_LIVE_FACT) is not None
+
+
 class Driver:
     """The machine with its memory.
 

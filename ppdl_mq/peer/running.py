@@ -15,8 +15,10 @@ from ppdl_mq.config.settings import PeerSettings
 from ppdl_mq.crypto.identity import Identity
 from ppdl_mq.errors import PeerFileError
 from ppdl_mq.peer.checkpoints import Checkpoints
+from ppdl_mq.peer.driver import has_begun
 from ppdl_mq.peer.folders import state_folder
 from ppdl_mq.peer.journal import Journal
+from ppdl_mq.peer.preflight import check_relay
 from ppdl_mq.peer.protocols import vector_words
 from ppdl_mq.peer.runner import Runner
 from ppdl_mq.protocol.terms import Terms
@@ -57,6 +59,8 @@ def run_peer(
     broker = BrokerAddress.from_settings(settings.broker, folder)
     journal = Journal(state_folder(settings, manifest), trial_id=trial_id(manifest), identity=identity)
     try:
+        if not has_begun(journal):  # later the peer waits for whatever may come back
+            check_relay(broker, manifest, name)
         seed = _sample_seed(journal, settings, name)
         split = load_split(settings.data, manifest, seed, folder=folder)
         checkpoints = Checkpoints(journal.folder, every_s=settings.checkpoint_s)

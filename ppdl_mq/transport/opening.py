@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from ppdl_mq.config.broker import BrokerAddress
+from ppdl_mq.errors import RelayError
 from ppdl_mq.transport.address import Names
 from ppdl_mq.transport.allocator import keep_freed_chunks
 from ppdl_mq.transport.base import Transport
+from ppdl_mq.transport.findings import Finding, Wanted
 from ppdl_mq.transport.tap import Tap
 
 
@@ -56,3 +60,35 @@ def open_tap(broker: BrokerAddress, *, trial: str, prefix: str) -> Tap:
     from ppdl_mq.transport.rabbitmq.tap import RabbitMQTap
 
     return RabbitMQTap(broker, names)
+
+
+def examine_relay(broker: BrokerAddress, wanted: Wanted | None, *, thorough: bool = True) -> Iterator[Finding]:
+    """Look at a relay before a trial; each finding comes as soon as it is known.
+
+    Args:
+        broker: where the relay is.
+        wanted: what a trial needs of it, or None.
+        thorough: also measure, look for needless rights, and make the own inbox where this peer may. Without, only
+            what would keep the trial from running.
+
+    Raises:
+        ConfigError: no password can be found.
+        RelayRefused: the TLS files cannot be used.
+    """
+    if broker.scheme == "embedded":
+        return iter([_examine_embedded(broker, wanted)])
+    from ppdl_mq.transport.rabbitmq.doctor import examine
+
+    return examine(broker, wanted, thorough=thorough)
+
+
+def _examine_embedded(broker: BrokerAddress, wanted: Wanted | None) -> Finding:
+    names = Names(prefix="ppdl", trial="check") if wanted is None else wanted.names
+    try:
+        with open_transport(broker, trial=names.trial, prefix=names.prefix, peer="check") as transport:
+            if wanted is not None:
+                transport.declare(wanted.me)
+    except RelayError as error:
+        return Finding(check="reach", result="fail", says=error.message, todo=error.hint)
+    inbox = "" if wanted is None else f", and the inbox of {wanted.me} is there"
+    return Finding(check="reach", result="pass", says=f"{broker} answers and lets us in{inbox}.")

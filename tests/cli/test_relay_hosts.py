@@ -18,11 +18,12 @@ def test_check_tells_of_each_host(rabbit: RabbitNode, capsys: pytest.CaptureFixt
         dead = f"127.0.0.1:{unused.getsockname()[1]}"
         url = f"amqp://guest@{dead},127.0.0.1:{rabbit.port},localhost:{rabbit.port}"
         assert run(("relay", "check", url)) == 0
-        text = capsys.readouterr()
-        assert text.out == f"{url}/ answers and lets us in, at 2 of 3 hosts.\n"
-        assert text.err == f"warning: amqp://guest@{dead}/ does not answer: Connection refused.\n"
+        text = capsys.readouterr().out
+        assert f"warn    reach             Nobody answers at {dead}: Connection refused.\n" in text
+        assert f"localhost:{rabbit.port} answers" in text
         assert run(("relay", "check", url, "--json")) == 0
-        assert set(json.loads(capsys.readouterr().out)["unreachable_hosts"]) == {dead}
+        findings = json.loads(capsys.readouterr().out)["findings"]
+        assert [each["result"] for each in findings if each["check"] == "reach"] == ["warn", "pass", "pass"]
 
 
 def test_check_names_every_host_that_does_not_answer(capsys: pytest.CaptureFixture[str]) -> None:
@@ -31,5 +32,5 @@ def test_check_names_every_host_that_does_not_answer(capsys: pytest.CaptureFixtu
             unused.bind(("127.0.0.1", 0))
         dead = [f"127.0.0.1:{unused.getsockname()[1]}" for unused in (one, other)]
         assert run(("relay", "check", f"amqp://guest@{','.join(dead)}")) != 0
-    said = capsys.readouterr().err
-    assert all(f"{host} does not answer: Connection refused" in said for host in dead)
+    said = capsys.readouterr().out
+    assert all(f"Nobody answers at {host}: Connection refused" in said for host in dead)

@@ -46,7 +46,7 @@ def _parameters(broker: BrokerAddress, host: Host, *, trial: str, peer: str) -> 
         port=host.port,
         virtual_host=broker.vhost,
         credentials=credentials,
-        ssl_options=pika.SSLOptions(_tls(broker), host.name) if broker.scheme == "amqps" else None,
+        ssl_options=pika.SSLOptions(tls_context(broker), host.name) if broker.scheme == "amqps" else None,
         frame_max=_FRAME_MAX,
         heartbeat=limits.HEARTBEAT_S,
         socket_timeout=limits.TCP_S,
@@ -62,8 +62,12 @@ def _parameters(broker: BrokerAddress, host: Host, *, trial: str, peer: str) -> 
     )
 
 
-def _tls(broker: BrokerAddress) -> ssl.SSLContext:
-    """Verify chain and host name, always; there is no way to switch it off."""
+def tls_context(broker: BrokerAddress) -> ssl.SSLContext:
+    """Verify chain and host name, always; there is no way to switch it off.
+
+    Raises:
+        RelayRefused: the TLS files cannot be used.
+    """
     try:
         context = ssl.create_default_context(cafile=broker.ca_file)
         context.minimum_version = ssl.TLSVersion.TLSv1_2

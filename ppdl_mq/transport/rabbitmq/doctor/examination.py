@@ -1,0 +1,116 @@
+"""The whole examination, in the order in which one thing needs the other."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from typing import Final
+
+from ppdl_mq.config.broker import BrokerAddress
+from ppdl_mq.errors import RelayError
+from ppdl_mq.transport.findings import Finding, Wanted
+from ppdl_mq.transport.rabbitmq.adapter import RabbitMQTransport
+from ppdl_mq.transport.rabbitmq.doctor import judgement, probes, queues, rights, sizes
+from ppdl_mq.transport.rabbitmq.doctor.login import log_in, mechanism
+from ppdl_mq.transport.rabbitmq.doctor.node import Node, nodes_of
+from ppdl_mq.transport.rabbitmq.doctor.reach import Greeting, reach
+from ppdl_mq.transport.rabbitmq.doctor.round_trip import round_trip
+from ppdl_mq.transport.rabbitmq.doctor.session import Blocked, Session
+
+_NOBODY: Final = "ppdl-mq-check"  # stands for a trial where none is given
+_ME: Final = "check"  # by which the administrator sees that it is no peer
+_USUAL_CHUNK_BYTES: Final = 900_000
+
+
+def examine(broker: BrokerAddress, wanted: Wanted | None, *, thorough: bool = True) -> Iterator[Finding]:
+    """Look at a broker; each finding comes as soon as it is known.
+
+    Args:
+        broker: where it is and how to log in.
+        wanted: what a trial needs of it, or None.
+        thorough: also measure, look for needless rights and the limit on messages. Without, only what would keep the
+            trial from running, within a second or two.
+
+    Raises:
+        ConfigError: no password can be found.
+        RelayRefused: the TLS files cannot be used.
+    """
+    node: Node | None = None
+    ways: list[Finding] = []
+    for each in nodes_of(broker):
+        greeting = Greeting()
+        ways += reach(each, greeting)
+        if not greeting.mechanisms:
+            continue
+        ways.append(mechanism(each, greeting))
+        if ways[-1].result != "fail":
+            node = node or each
+            if not thorough:
+                break  # one that answers will do
+    yield from ways if node is None else map(_one_of_several, ways)
+    if node is None:
+        return
+    session = log_in(node, trial=_NOBODY if wanted is None else wanted.names.trial, peer=_ME)
+    if isinstance(session, Finding):
+        yield session
+        return
+    with session:
+        yield Finding(check="login", result="pass", says=f"The broker lets us in, to the vhost {broker.vhost!r}.")
+        try:
+            yield from _inside(session, broker, wanted, thorough=thorough)
+        except Blocked as blocked:
+            yield _full(str(blocked))
+        except RelayError as error:
+            yield Finding(
+                check="connection", result="fail", says=error.message, todo=error.hint or "Look again.", passes=True
+            )
+
+
+def _one_of_several(finding: Finding) -> Finding:
+    """What fails at one host while another answers is no more than a warning."""
+    return dataclasses.replace(finding, result="warn") if finding.result == "fail" else finding
+
+
+def _inside(session: Session, broker: BrokerAddress, wanted: Wanted | None, *, thorough: bool) -> Iterator[Finding]:
+    """Look at what shows after the login: first what needs no message to be taken, then what does."""
+    if wanted is not None:
+        yield from queues.exchange(session, broker, wanted)
+        yield from rights.reading(session, broker, wanted)
+        for address in wanted.own_addresses:
+            yield from queues.queue(session, broker, wanted, address)
+        if thorough:
+            if probes.is_there(session, wanted.names.queue(wanted.me)).missing and broker.declare:
+                yield _make_inbox(broker, wanted)
+            yield queues.others(session, wanted)
+            yield from rights.too_wide(session, broker, wanted)
+            yield from judgement.unseen(broker, wanted.names.exchange)
+            yield judgement.unseen_timeout()
+        yield from rights.publishing(session, broker, wanted)
+    exchange = probes.new_word() if wanted is None else wanted.names.exchange
+    chunk_bytes = None if wanted is None else wanted.chunk_bytes
+    yield from sizes.largest(session, chunk_bytes, exchange=exchange, thorough=thorough)
+    if thorough:
+        yield from round_trip(session, broker, wanted, chunk_bytes or _USUAL_CHUNK_BYTES)
+
+
+def _make_inbox(broker: BrokerAddress, wanted: Wanted) -> Finding:
+    """Make the inbox as the peer does when it starts, so that the others' messages wait for it there."""
+    try:
+        with RabbitMQTransport(broker, wanted.names, peer=_ME) as transport:
+            transport.declare(wanted.me)
+    except RelayError as error:
+        return Finding(check="inbox", result="fail", says=error.message, todo=error.hint)
+    return Finding(
+        check="inbox", result="pass", says=f"The inbox {wanted.names.queue(wanted.me)} has been made, and waits."
+    )
+
+
+def _full(reason: str) -> Finding:
+    return Finding(
+        check="room",
+        result="fail",
+        says=f"The broker takes no messages at the moment: {reason}.",
+        todo="It is short of memory or disk. Peers wait until it has room again; ask the administrator to make some.",
+        line="rabbitmq-diagnostics alarms   # and: rabbitmqctl status",
+        passes=True,
+    )

@@ -1,0 +1,120 @@
+"""What arguments and policies do to a queue, whether they were read over AMQP or from the management."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any, Final
+
+from ppdl_mq.config.broker import BrokerAddress
+from ppdl_mq.transport.address import WEIGHTS
+from ppdl_mq.transport.findings import Finding
+from ppdl_mq.transport.rabbitmq.doctor.lines import ctl
+
+# Long enough for a turn of training, during which server-aided keeps the weights unacknowledged.
+_SHORT_TIMEOUT_MS: Final = 3_600_000
+
+
+def judge_queue(
+    broker: BrokerAddress, name: str, settings: Mapping[str, Any], *, from_policy: bool
+) -> Iterator[Finding]:
+    """Say what a queue's settings mean for a trial.
+
+    Args:
+        broker: for the administrator's line.
+        name: of the queue.
+        settings: arguments (`x-message-ttl`, `durable`, ...) or the effective policy (`message-ttl`, ...).
+        from_policy: which of the two.
+    """
+    said = {key.removeprefix("x-"): value for key, value in settings.items()}
+    where = "a policy of" if from_policy else "the arguments of"
+    check = "policy" if from_policy else "arguments"
+    losses = list(_losses(said))
+    for what in losses:
+        yield Finding(
+            check=check,
+            result="fail",
+            says=f"Messages are lost: {where} the queue {name} say {what}.",
+            todo="Ask the administrator to change the policy."
+            if from_policy
+            else "Ask the administrator to remove the queue while it is empty, and declare it anew without that.",
+            line=f"{ctl('list_policies', vhost=broker.vhost)}   # find it, then: rabbitmqctl clear_policy -p VHOST NAME"
+            if from_policy
+            else ctl("delete_queue", name, vhost=broker.vhost),
+        )
+    limits = [key for key in ("max-length", "max-length-bytes") if key in said]
+    if limits and said.get("overflow") == "reject-publish":
+        yield Finding(
+            check=check,
+            result="warn",
+            says=f"The queue {name} takes no more beyond {', '.join(f'{key} {said[key]}' for key in limits)}; "
+            "senders wait then.",
+            todo="That loses nothing. It must hold one round of messages of all peers, or the trial stands still.",
+        )
+    yield from _returns(check, name, said)
+    if not losses:
+        kind = said.get("queue-type")
+        yield Finding(
+            check=check,
+            result="pass",
+            says=f"Nothing in {where} the queue {name} loses messages{f'; its type is {kind}' if kind else ''}.",
+            figures={key: value for key, value in said.items() if isinstance(value, str | int)},
+        )
+
+
+def _losses(said: Mapping[str, Any]) -> Iterator[str]:
+    if said.get("durable") == "false":
+        yield "that it is gone when the broker starts again (durable is false)"
+    if said.get("auto_delete") == "true":
+        yield "that it goes with its last reader (auto_delete)"
+    if "message-ttl" in said:
+        yield f"that messages are dropped after {said['message-ttl']} ms (message-ttl)"
+    if "expires" in said:
+        yield f"that it is removed when nobody reads it for {said['expires']} ms (expires)"
+    overflow = said.get("overflow", "drop-head")
+    for key in ("max-length", "max-length-bytes"):
+        if key in said and overflow != "reject-publish":
+            yield f"that beyond {said[key]} ({key}) messages are dropped ({overflow})"
+
+
+def _returns(check: str, name: str, said: Mapping[str, Any]) -> Iterator[Finding]:
+    """Look at what becomes of messages that a peer has fetched and not acknowledged yet, as weights in training are."""
+    limit = said.get("delivery-limit")
+    if isinstance(limit, int) and limit >= 0:
+        yield Finding(
+            check=check,
+            result="fail" if name.endswith(f".{WEIGHTS}") else "warn",
+            says=f"The queue {name} drops a message that was handed out {limit} times (delivery-limit).",
+            todo="Ask the administrator for delivery-limit -1: a peer that restarts often would lose messages.",
+        )
+    timeout_ms = said.get("consumer-timeout")
+    if isinstance(timeout_ms, int) and timeout_ms < _SHORT_TIMEOUT_MS:
+        yield Finding(
+            check=check,
+            result="warn",
+            says=f"The queue {name} takes unacknowledged messages back after {timeout_ms} ms (consumer-timeout).",
+            todo="Nothing is lost: weights are fetched again after a turn that took longer. More spares that.",
+        )
+
+
+def unseen(broker: BrokerAddress, name: str) -> Iterator[Finding]:
+    """Say what AMQP cannot show, and which line would."""
+    shown = ("name", "policy", "effective_policy_definition", "arguments")
+    yield Finding(
+        check="policies",
+        result="unknown",
+        says="Policies (time to live, length limits, expiry, delivery limit) do not show over AMQP.",
+        todo="Ask for what the line prints, or give --management URL. Right: no limits, or limits with reject-publish.",
+        line=f"{ctl('list_queues', *shown, vhost=broker.vhost)} | grep {name}",
+    )
+
+
+def unseen_timeout() -> Finding:
+    """Say that the delivery timeout is the broker's secret."""
+    return Finding(
+        check="delivery timeout",
+        result="unknown",
+        says="When the broker takes unacknowledged messages back does not show over AMQP; after 30 minutes is usual.",
+        todo="It loses nothing here: weights are fetched again after a turn that took longer. More spares that.",
+        line="rabbitmqctl eval 'application:get_env(rabbit, consumer_timeout).'   # milliseconds; "
+        "consumer_timeout in rabbitmq.conf",
+    )

@@ -1,0 +1,93 @@
+"""Logging in: the mechanism, the user, the vhost."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from ppdl_mq.errors import RelayError, RelayUnreachable
+from ppdl_mq.transport.findings import Finding
+from ppdl_mq.transport.rabbitmq.doctor.lines import ctl, user_of
+from ppdl_mq.transport.rabbitmq.doctor.node import Node
+from ppdl_mq.transport.rabbitmq.doctor.reach import Greeting
+from ppdl_mq.transport.rabbitmq.doctor.session import Session
+
+_EXTERNAL: Final = (
+    "rabbitmq-plugins enable rabbitmq_auth_mechanism_ssl   # and in rabbitmq.conf: auth_mechanisms.1 = EXTERNAL, "
+    "ssl_options.verify = verify_peer, ssl_cert_login_from = common_name"
+)
+
+
+def mechanism(node: Node, greeting: Greeting) -> Finding:
+    """Say whether the broker offers the way of logging in that the settings ask for."""
+    wanted = "EXTERNAL" if node.broker.by_certificate else "PLAIN"
+    offered = ", ".join(greeting.mechanisms)
+    if wanted not in greeting.mechanisms:
+        how = "a client certificate (EXTERNAL)" if node.broker.by_certificate else "a password (PLAIN)"
+        other = (
+            "set password_env or password_file and take certificate_file out"
+            if node.broker.by_certificate
+            else "set certificate_file and key_file"
+        )
+        return Finding(
+            check="mechanism",
+            result="fail",
+            says=f"The broker offers no login with {how}, only {offered}.",
+            todo=f"Ask the administrator to offer it, or {other}.",
+            line=_EXTERNAL if node.broker.by_certificate else "auth_mechanisms.1 = PLAIN   # in rabbitmq.conf",
+        )
+    if "ANONYMOUS" in greeting.mechanisms:
+        return Finding(
+            check="mechanism",
+            result="warn",
+            says="The broker lets anybody in without a password (ANONYMOUS).",
+            todo="Ask the administrator to take that away.",
+            line=f"auth_mechanisms.1 = {wanted}   # in rabbitmq.conf, and no others",
+        )
+    return Finding(check="mechanism", result="pass", says=f"The broker offers {offered}; {wanted} is used.")
+
+
+def log_in(node: Node, *, trial: str, peer: str) -> Session | Finding:
+    """Open a session, or say why there is none.
+
+    Raises:
+        ConfigError: no password can be found.
+    """
+    try:
+        return Session(node.broker, trial=trial, peer=peer)
+    except RelayError as error:
+        text = " ".join(str(layer) for layer in _causes(error))
+        line = _line(node, text)
+        return Finding(
+            check="login",
+            result="fail",
+            says=error.message,
+            todo="Check user, vhost and password; where they are right, ask the administrator." if line else error.hint,
+            line=line,
+            passes=isinstance(error, RelayUnreachable),
+        )
+
+
+def _line(node: Node, text: str) -> str:
+    user = user_of(node.broker)
+    if "NOT_ALLOWED" not in text and "ACCESS_REFUSED" not in text:
+        return ""
+    admit = ctl("set_permissions", user, "^$", "WRITE", "READ", vhost=node.broker.vhost)
+    if "not found" in text:
+        return f"{ctl('add_vhost', node.broker.vhost)}   # then: {admit}"
+    if "access to vhost" in text:
+        return admit
+    if "limit" in text:
+        return ctl("list_vhost_limits", vhost=node.broker.vhost)
+    if node.broker.by_certificate:
+        made, without = ctl("add_user", user, ""), ctl("clear_password", user)
+        return f"{made}   # USER as in the certificate; then: {without}"
+    return f"{ctl('authenticate_user', user)}   # asks for the password; then: {ctl('change_password', user)}"
+
+
+def _causes(error: BaseException) -> list[BaseException]:
+    causes: list[BaseException] = []
+    current: BaseException | None = error
+    while current is not None and len(causes) < 10:
+        causes.append(current)
+        current = current.__cause__
+    return causes

@@ -1,0 +1,192 @@
+"""A round trip of chunks through the broker: does it work, how long, how fast?
+
+Through the own inbox while nobody uses it, or through a queue of the doctor's own that goes with the connection. Every
+message is marked. One that is not ours is given back at once, and ends the measurement.
+"""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Final
+
+import pika
+from pika import exceptions as amqp
+from pika.adapters.blocking_connection import BlockingChannel
+
+from ppdl_mq.config.broker import BrokerAddress
+from ppdl_mq.transport.findings import Finding, Wanted
+from ppdl_mq.transport.rabbitmq.doctor import probes
+from ppdl_mq.transport.rabbitmq.doctor.lines import ctl
+from ppdl_mq.transport.rabbitmq.doctor.session import Blocked, Session
+from ppdl_mq.transport.rabbitmq.errors import channel_error
+
+_SMALL: Final = 5  # messages for the latency
+_TOTAL_BYTES: Final = 8 * 1024 * 1024
+_MOST_CHUNKS: Final = 32
+_PATIENCE_S: Final = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class _Way:
+    """From where to where.
+
+    Args:
+        exchange: published to.
+        key: published with.
+        queue: fetched from.
+    """
+
+    exchange: str
+    key: str
+    queue: str
+
+
+class _Foreign(Exception):
+    """A message that is not ours stands first in the queue: somebody has begun to use it."""
+
+
+def round_trip(session: Session, broker: BrokerAddress, wanted: Wanted | None, chunk_bytes: int) -> Iterator[Finding]:
+    """Send chunks and fetch them again.
+
+    Raises:
+        Blocked: the broker takes no messages.
+    """
+    channel = session.channel()
+    way = _way(session, channel, wanted)
+    if isinstance(way, Finding):
+        yield way
+        return
+    try:
+        channel.confirm_delivery()
+        yield _measure(channel, way, broker, chunk_bytes)
+    except _Foreign:
+        yield Finding(
+            check="round trip",
+            result="unknown",
+            says="Somebody began to use the inbox during the measurement, which gave way.",
+            todo="Look again while no peer of the trial runs.",
+        )
+    except amqp.ConnectionBlockedTimeout as error:
+        raise Blocked("it does not say why") from error
+    except amqp.AMQPError as error:
+        yield _fault(error, way, broker, chunk_bytes)
+
+
+def _fault(error: amqp.AMQPError, way: _Way, broker: BrokerAddress, chunk_bytes: int) -> Finding:
+    if isinstance(error, amqp.UnroutableError):
+        return Finding(
+            check="round trip",
+            result="fail",
+            says=f"The exchange {way.exchange} leads no message to {way.queue}: there is no binding with {way.key!r}.",
+            todo="Ask the broker's administrator to bind it, or to import the definitions of the trial again.",
+            line=f"rabbitmqadmin declare binding source={way.exchange} destination={way.queue} routing_key={way.key} "
+            f"--vhost={broker.vhost}",
+        )
+    if isinstance(error, amqp.NackError):
+        return Finding(
+            check="round trip",
+            result="fail",
+            says=f"The queue {way.queue} does not hold {_chunks(chunk_bytes)} chunks of {chunk_bytes} bytes: "
+            "it is limited, or its node is down.",
+            todo="It must hold one round of messages of all peers. Have the limit raised.",
+            line=f"{ctl('list_queues', 'name', 'policy', 'arguments', vhost=broker.vhost)} | grep {way.queue}",
+            passes=True,
+        )
+    fault = channel_error(error, way.key)
+    return Finding(check="round trip", result="fail", says=fault.message, todo=fault.hint)
+
+
+def _way(session: Session, channel: BlockingChannel, wanted: Wanted | None) -> _Way | Finding:
+    if wanted is None:
+        return _own_queue(session, channel)
+    queue = wanted.names.queue(wanted.me)
+    there = probes.is_there(session, queue)
+    if there.ok and there.value == (0, 0):
+        return _Way(wanted.names.exchange, wanted.me, queue)
+    why = "is in use" if there.ok else "is not there"
+    return Finding(
+        check="round trip",
+        result="unknown",
+        says=f"Not measured: the inbox {queue} {why}, and it is not for the doctor to disturb it.",
+        todo="Look again before the trial, while no message waits in it." if there.ok else "",
+    )
+
+
+def _own_queue(session: Session, channel: BlockingChannel) -> _Way | Finding:
+    name = probes.new_word()
+    if probes.may_make_queue(session, name) and not probes.publish_refused(session, "", name).denied:
+        channel.queue_declare(name, exclusive=True)
+        return _Way("", name, name)
+    return Finding(
+        check="round trip",
+        result="unknown",
+        says="Not measured: this user has no queue to measure with, which is right for a user with few rights.",
+        todo="Give --trial, so that the own inbox can be used.",
+    )
+
+
+def _chunks(chunk_bytes: int) -> int:
+    return max(2, min(_MOST_CHUNKS, _TOTAL_BYTES // chunk_bytes))
+
+
+def _measure(channel: BlockingChannel, way: _Way, broker: BrokerAddress, chunk_bytes: int) -> Finding:
+    latencies = []
+    for number in range(_SMALL):
+        began = time.monotonic()
+        _send(channel, way, b"0", str(number))
+        if not _fetch(channel, way, str(number)):
+            return _dropped(way, broker, "a small message")
+        latencies.append(time.monotonic() - began)
+    latency_ms = round(sorted(latencies)[len(latencies) // 2] * 1000, 1)
+    count, body = _chunks(chunk_bytes), secrets.token_bytes(chunk_bytes)  # nothing that compresses on the way
+    began = time.monotonic()
+    for number in range(count):
+        _send(channel, way, body, str(number))
+    for number in range(count):
+        if not _fetch(channel, way, str(number)):
+            return _dropped(way, broker, f"one of {count} chunks of {chunk_bytes} bytes")
+    rate = round(2 * count * chunk_bytes / (time.monotonic() - began) / 1e6, 1)  # out and back
+    return Finding(
+        check="round trip",
+        result="pass",
+        says=f"A small message is confirmed and back within {latency_ms} ms (median of {_SMALL}); {count} chunks of "
+        f"{chunk_bytes} bytes went out, one confirm after the other, and came back at {rate} MB/s.",
+        figures={"latency_ms": latency_ms, "mb_per_s": rate, "chunks": count, "chunk_bytes": chunk_bytes},
+    )
+
+
+def _send(channel: BlockingChannel, way: _Way, body: bytes, mark: str) -> None:
+    properties = pika.BasicProperties(delivery_mode=2, type="ppdl-mq-check", message_id=mark)
+    channel.basic_publish(way.exchange, way.key, body, properties, mandatory=True)
+
+
+def _fetch(channel: BlockingChannel, way: _Way, mark: str) -> bool:
+    """Take our message off the queue; False where it is not there although the broker has confirmed it."""
+    deadline = time.monotonic() + _PATIENCE_S
+    while True:
+        found: Any = channel.basic_get(way.queue)
+        method, properties, _ = found
+        if method is not None:
+            break
+        if time.monotonic() >= deadline:
+            return False
+        channel.connection.process_data_events(0.05)
+    if properties.type != "ppdl-mq-check":
+        channel.basic_nack(method.delivery_tag, requeue=True)
+        raise _Foreign
+    channel.basic_ack(method.delivery_tag)
+    return bool(properties.message_id == mark)
+
+
+def _dropped(way: _Way, broker: BrokerAddress, what: str) -> Finding:
+    shown = ("name", "policy", "effective_policy_definition", "arguments")
+    return Finding(
+        check="round trip",
+        result="fail",
+        says=f"The broker confirmed {what} and dropped it again: a limit or a time to live of the queue {way.queue}.",
+        todo="Ask the administrator for a policy without limits, or with overflow reject-publish, and without TTL.",
+        line=f"{ctl('list_queues', *shown, vhost=broker.vhost)} | grep {way.queue}",
+    )

@@ -1,0 +1,396 @@
+"""The doctor on a real RabbitMQ: each thing that is wrong is found, and nothing is changed by looking."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import shlex
+import socket
+import threading
+import zlib
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from ppdl_mq.config.broker import BrokerAddress
+from ppdl_mq.errors import RelayRefused
+from ppdl_mq.transport.findings import Finding, Wanted, refuse_failures, verdict
+from ppdl_mq.transport.opening import examine_relay, open_transport
+from tests.brokers.scene import CHUNK_BYTES, free_port, look, of, wanted
+from tests.rabbit import MAX_MESSAGE_BYTES, RabbitNode
+
+pytestmark = pytest.mark.rabbitmq
+
+VHOST = "doctor"
+PASSWORD = "s3cret of mercy"
+
+
+@pytest.fixture(scope="module")
+def _vhost(rabbit_node: RabbitNode) -> Iterator[RabbitNode]:
+    rabbit_node.start()
+    rabbit_node.ctl("add_vhost", VHOST)
+    rabbit_node.ctl("set_permissions", "-p", VHOST, "guest", ".*", ".*", ".*")
+    rabbit_node.ctl("add_user", "mercy", PASSWORD)
+    yield rabbit_node
+    rabbit_node.start()
+    rabbit_node.delete_user("mercy")
+    rabbit_node.ctl("delete_vhost", VHOST)
+
+
+@pytest.fixture
+def node(_vhost: RabbitNode, rabbit: RabbitNode, monkeypatch: pytest.MonkeyPatch) -> RabbitNode:
+    monkeypatch.setenv("MERCY_PASSWORD", PASSWORD)
+    return rabbit
+
+
+@pytest.fixture
+def needs(request: pytest.FixtureRequest, node: RabbitNode) -> Iterator[Wanted]:
+    """What the trial of this test needs; its exchange and queues are removed afterwards."""
+    trial = f"t{zlib.crc32(request.node.name.encode())}"
+    needs = wanted(trial)
+    yield needs
+    with node.channel(VHOST) as channel:
+        for address in needs.addresses:
+            channel.queue_delete(needs.names.queue(address))
+        channel.exchange_delete(needs.names.exchange)
+
+
+def as_guest(node: RabbitNode) -> BrokerAddress:
+    return BrokerAddress.parse(node.url(vhost=VHOST))
+
+
+def as_mercy(node: RabbitNode) -> BrokerAddress:
+    address = BrokerAddress.parse(node.url("mercy", VHOST))
+    return dataclasses.replace(address, password_env="MERCY_PASSWORD", declare=False)
+
+
+def make(node: RabbitNode, needs: Wanted, **arguments: Any) -> None:
+    """Make exchange, queues and bindings as an administrator does; `arguments` go to the inbox of mercy."""
+    with node.channel(VHOST) as channel:
+        channel.exchange_declare(needs.names.exchange, exchange_type="topic", durable=True)
+        for address in needs.addresses:
+            queue = needs.names.queue(address)
+            channel.queue_declare(queue, durable=True, arguments=arguments if address == needs.me else None)
+            channel.queue_bind(queue, needs.names.exchange, address)
+
+
+def let(node: RabbitNode, needs: Wanted, *, write: str = "", read: str = "", keys: str = "") -> None:
+    """Give mercy the rights that a peer needs, or others."""
+    exchange = needs.names.exchange.replace(".", r"\.")
+    node.ctl(
+        *("set_permissions", "-p", VHOST, "mercy", "^$"),
+        write or f"^{exchange}$",
+        read or rf"^{exchange}\.(mercy|weights)$",
+    )
+    keys = keys or "^(basel|mercy|weights)$"
+    node.ctl("set_topic_permissions", "-p", VHOST, "mercy", needs.names.exchange, keys, "^$")
+
+
+def state_of(node: RabbitNode) -> str:
+    """Everything in the vhost that a check could have changed."""
+    return "".join(
+        node.ctl(*command, "-p", VHOST)
+        for command in (
+            ("list_queues", "name", "messages", "consumers", "arguments"),
+            ("list_exchanges",),
+            ("list_bindings",),
+        )
+    )
+
+
+def refused(findings: list[Finding]) -> RelayRefused:
+    with pytest.raises(RelayRefused) as refusal:
+        refuse_failures(findings)
+    return refusal.value
+
+
+def test_with_exactly_the_rights_that_a_peer_needs_all_is_well(node: RabbitNode, needs: Wanted) -> None:
+    make(node, needs)
+    let(node, needs)
+    before = state_of(node)
+    findings = look(as_mercy(node), needs)
+    assert state_of(node) == before
+    assert not of(findings, "fail")
+    assert not of(findings, "warn"), findings
+    assert of(findings, "unknown").keys() == {
+        "exchange",
+        "inbox arguments",
+        "weights arguments",
+        "policies",
+        "delivery timeout",
+    }
+    assert all(finding.todo and finding.line.startswith("rabbitmqctl") for finding in of(findings, "unknown").values())
+    passed = of(findings, "pass")
+    assert {"read inbox", "read weights", "publish", "publish elsewhere", "read others", "message size"} <= set(passed)
+    assert passed["round trip"].figures["mb_per_s"]
+    assert passed["message size"].figures["at_least_bytes"] == MAX_MESSAGE_BYTES
+    assert refuse_failures(look(as_mercy(node), needs, thorough=False)) is None
+
+
+def test_rights_that_no_peer_needs_are_warned_of(node: RabbitNode, needs: Wanted) -> None:
+    make(node, needs)
+    before = state_of(node)
+    findings = look(as_guest(node), needs)
+    assert state_of(node) == before
+    warned = of(findings, "warn")
+    assert warned.keys() == {"read others", "configure", "bind others", "keys", "publish elsewhere"}
+    assert "basel" in warned["read others"].says
+    exchange = needs.names.exchange.replace(".", r"\.")
+    assert warned["configure"].line == (
+        f"rabbitmqctl set_permissions -p {VHOST} guest '^$' '^{exchange}$' '^{exchange}\\.(mercy|weights)$'"
+    )
+    assert verdict(findings) == "unknown"
+
+
+def test_the_lines_that_are_printed_mend_what_they_are_printed_for(node: RabbitNode, needs: Wanted) -> None:
+    make(node, needs)
+    node.ctl("set_permissions", "-p", VHOST, "mercy", ".*", ".*", ".*")
+    node.ctl("clear_topic_permissions", "-p", VHOST, "mercy")
+    warned = of(look(as_mercy(node), needs), "warn")
+    for check in ("configure", "keys"):
+        command, *arguments = shlex.split(warned[check].line)
+        assert command == "rabbitmqctl"
+        node.ctl(*arguments)
+    assert not of(look(as_mercy(node), needs), "warn")
+
+
+@pytest.mark.parametrize(
+    ("rights", "check", "says"),
+    [
+        ({"read": "^$"}, "read inbox", "may not read"),
+        ({"read": r"\.mercy$"}, "read weights", "may not read"),
+        ({"write": "^$"}, "publish", "may not write to the exchange"),
+        ({"keys": "^(mercy|weights)$"}, "publish", "with the key basel"),
+    ],
+)
+def test_a_missing_right(node: RabbitNode, needs: Wanted, rights: dict[str, str], check: str, says: str) -> None:
+    make(node, needs)
+    let(node, needs, **rights)
+    findings = look(as_mercy(node), needs, thorough=False)
+    failure = of(findings, "fail")[check]
+    assert says in failure.says
+    assert failure.line.startswith("rabbitmqctl set_")
+    assert says in refused(findings).message or "may not" in refused(findings).message
+
+
+def test_a_wrong_password(node: RabbitNode, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MERCY_PASSWORD", "another")
+    failure = of(look(as_mercy(node)), "fail")["login"]
+    assert "refuses the password of user 'mercy'" in failure.says
+    assert "authenticate_user mercy" in failure.line
+
+
+def test_a_vhost_that_does_not_exist_and_one_that_is_closed_to_us(node: RabbitNode) -> None:
+    unknown = dataclasses.replace(as_mercy(node), vhost="nowhere")
+    assert of(look(unknown), "fail")["login"].line.startswith("rabbitmqctl add_vhost nowhere ")
+    closed = dataclasses.replace(as_mercy(node), vhost="/")
+    assert "set_permissions -p / mercy" in of(look(closed), "fail")["login"].line
+
+
+def test_what_an_administrator_has_not_made(node: RabbitNode, needs: Wanted) -> None:
+    let(node, needs)
+    findings = look(as_mercy(node), needs, thorough=False)
+    assert of(findings, "fail").keys() == {"exchange", "inbox", "weights"}
+    assert "import_definitions" in str(refused(findings))
+
+
+def test_what_the_peer_makes_itself_is_made_by_the_check_alone_not_before_a_run(
+    node: RabbitNode, needs: Wanted
+) -> None:
+    before = state_of(node)
+    assert not of(look(as_guest(node), needs, thorough=False), "fail")
+    assert state_of(node) == before
+    assert not of(look(as_guest(node), needs), "fail")
+    with open_transport(as_guest(node), trial=needs.names.trial, prefix=needs.names.prefix, peer="basel") as transport:
+        assert transport.depth("mercy") == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ({"x-message-ttl": 5000}, "dropped after 5000 ms"),
+        ({"x-expires": 60000}, "nobody reads it for 60000 ms"),
+        ({"x-max-length": 10}, "beyond 10 (max-length) messages are dropped (drop-head)"),
+        ({"x-max-length-bytes": 10**6, "x-overflow": "drop-head"}, "beyond 1000000 (max-length-bytes)"),
+        ({"x-queue-type": "quorum", "x-delivery-limit": 3}, "handed out 3 times"),
+    ],
+)
+def test_a_queue_with_arguments_that_lose_messages(
+    node: RabbitNode, needs: Wanted, arguments: dict[str, Any], says: str
+) -> None:
+    make(node, needs, **arguments)
+    before = state_of(node)
+    findings = look(as_guest(node), needs, thorough=False)
+    assert state_of(node) == before
+    said = [finding for finding in findings if finding.check == "arguments" and finding.result in ("warn", "fail")]
+    assert says in said[0].says
+    if "x-delivery-limit" not in arguments:
+        assert "delete_queue" in str(refused(findings))
+
+
+def test_a_limit_that_rejects_is_a_warning(node: RabbitNode, needs: Wanted) -> None:
+    make(node, needs, **{"x-max-length": 1000, "x-overflow": "reject-publish"})
+    findings = look(as_guest(node), needs)
+    assert not of(findings, "fail"), findings
+    assert "max-length 1000; senders wait" in of(findings, "warn")["arguments"].says
+
+
+def test_an_exchange_of_another_type(node: RabbitNode, needs: Wanted) -> None:
+    with node.channel(VHOST) as channel:
+        channel.exchange_declare(needs.names.exchange, exchange_type="fanout", durable=True)
+    findings = look(as_guest(node), needs, thorough=False)
+    assert "has type fanout; a durable topic exchange" in of(findings, "fail")["exchange"].says
+    assert "rabbitmqadmin delete exchange" in str(refused(findings))
+
+
+def test_a_broker_that_takes_less_than_a_chunk(node: RabbitNode, needs: Wanted) -> None:
+    large = dataclasses.replace(needs, chunk_bytes=MAX_MESSAGE_BYTES + 1)
+    findings = look(as_guest(node), large, thorough=False)
+    failure = of(findings, "fail")["message size"]
+    assert f"messages of {MAX_MESSAGE_BYTES} bytes at most" in failure.says
+    assert failure.figures["advised_chunk_bytes"] == MAX_MESSAGE_BYTES
+    assert f"max_message_size = {MAX_MESSAGE_BYTES + 1}" in str(refused(findings))
+
+
+def test_an_inbox_that_is_bound_to_nothing(node: RabbitNode, needs: Wanted) -> None:
+    make(node, needs)
+    with node.channel(VHOST) as channel:
+        channel.queue_unbind(needs.names.queue("mercy"), needs.names.exchange, "mercy")
+    failure = of(look(as_mercy_with_rights(node, needs), needs), "fail")["round trip"]
+    assert "no binding with 'mercy'" in failure.says
+
+
+def as_mercy_with_rights(node: RabbitNode, needs: Wanted) -> BrokerAddress:
+    let(node, needs)
+    return as_mercy(node)
+
+
+@pytest.mark.parametrize(
+    ("policy", "says"),
+    [
+        ('{"max-length": 2}', "dropped it again"),
+        ('{"message-ttl": 0}', "dropped it again"),
+        ('{"max-length-bytes": 150000, "overflow": "reject-publish"}', "does not hold"),
+    ],
+)
+def test_a_policy_that_shows_in_the_round_trip(node: RabbitNode, needs: Wanted, policy: str, says: str) -> None:
+    make(node, needs)
+    node.ctl("set_policy", "-p", VHOST, "narrow", f"^{needs.names.exchange}", policy, "--apply-to", "queues")
+    try:
+        failure = of(look(as_guest(node), needs), "fail")["round trip"]
+    finally:
+        node.ctl("clear_policy", "-p", VHOST, "narrow")
+        with node.channel(VHOST) as channel:
+            channel.queue_purge(needs.names.queue("mercy"))
+    assert says in failure.says
+
+
+def test_a_broker_that_is_full(node: RabbitNode, needs: Wanted) -> None:
+    make(node, needs)
+    node.ctl("set_vm_memory_high_watermark", "0.00001")
+    try:
+        findings = look(as_guest(node), needs, thorough=False)
+    finally:
+        node.ctl("set_vm_memory_high_watermark", "0.4")
+    failure = of(findings, "fail")["room"]
+    assert failure.says == "The broker takes no messages at the moment: low on memory."
+    assert failure.passes
+    assert refuse_failures(findings) is None  # the peer waits until there is room
+
+
+def test_messages_of_a_running_trial_stay_where_they_are(node: RabbitNode, needs: Wanted) -> None:
+    make(node, needs)
+    with node.channel(VHOST) as channel:
+        channel.basic_publish(needs.names.exchange, "mercy", b"sealed")
+        channel.basic_publish(needs.names.exchange, "weights", b"weights")
+        findings = look(as_guest(node), needs)
+        assert "is in use" in of(findings, "unknown")["round trip"].says
+        for address, body in (("mercy", b"sealed"), ("weights", b"weights")):
+            method, _, came = channel.basic_get(needs.names.queue(address))
+            assert came == body
+            assert not method.redelivered
+
+
+def test_a_peer_that_reads_its_inbox_is_not_disturbed(node: RabbitNode, needs: Wanted) -> None:
+    make(node, needs)
+    names = needs.names
+    with open_transport(as_guest(node), trial=names.trial, prefix=names.prefix, peer="mercy") as peer:
+        peer.subscribe("mercy")
+        findings = look(as_guest(node), needs)
+        assert peer.receive(timeout_s=0.2) is None
+    assert "is in use" in of(findings, "unknown")["round trip"].says
+
+
+def test_an_impersonator_is_not_probed_any_further(node: RabbitNode, needs: Wanted) -> None:
+    """Its probes would not be refused: nothing may reach an inbox."""
+    make(node, needs)
+    node.ctl("set_permissions", "-p", VHOST, "mercy", ".*", ".*", ".*")
+    node.ctl("clear_topic_permissions", "-p", VHOST, "mercy")
+    node.ctl("set_user_tags", "mercy", "impersonator")
+    try:
+        findings = look(as_mercy(node), needs)
+    finally:
+        node.ctl("set_user_tags", "mercy")
+    assert "impersonator" in of(findings, "warn")["publish"].says
+    with node.channel(VHOST) as channel:
+        for address in needs.addresses:
+            assert channel.queue_declare(needs.names.queue(address), passive=True).method.message_count == 0
+
+
+def test_one_dead_host_of_several_is_a_warning(node: RabbitNode) -> None:
+    broker = BrokerAddress.parse(f"amqp://guest@127.0.0.1:{free_port()},127.0.0.1:{node.port}/{VHOST}")
+    findings = look(broker)
+    assert not of(findings, "fail")
+    assert "Connection refused" in of(findings, "warn")["reach"].says
+
+
+@pytest.mark.parametrize(
+    ("url", "check"), [("amqp://guest@no-such-host.invalid", "name"), ("amqp://guest@127.0.0.1:{port}", "reach")]
+)
+def test_a_broker_that_is_not_there_may_come(url: str, check: str) -> None:
+    findings = look(BrokerAddress.parse(url.format(port=free_port())))
+    assert of(findings, "fail")[check].passes
+    assert refuse_failures(findings) is None
+
+
+@pytest.mark.parametrize(
+    ("answer", "says"),
+    [
+        (b"HTTP/1.1 400 Bad Request\r\n\r\n", "is an HTTP server"),
+        (b"AMQP\x00\x01\x00\x00", "another version of AMQP"),
+        (b"\x01garbage that is no frame", "is no AMQP broker"),
+        (b"220 mail.example ESMTP\r\n", "is no AMQP broker"),
+        (b"", "hangs up without a word"),
+    ],
+)
+def test_something_else_on_the_port(answer: bytes, says: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def serve() -> None:
+            for _ in range(2):
+                try:
+                    connection, _address = listener.accept()
+                except OSError:
+                    return
+                with connection:
+                    connection.recv(8)
+                    connection.sendall(answer)
+
+        server = threading.Thread(target=serve, daemon=True)
+        server.start()
+        port = listener.getsockname()[1]
+        (failure,) = of(look(BrokerAddress.parse(f"amqp://guest@127.0.0.1:{port}")), "fail").values()
+        listener.shutdown(socket.SHUT_RDWR)
+    server.join(10.0)
+    assert says in failure.says
+    assert failure.check == "greeting"
+
+
+def test_a_finding_holds_no_password(node: RabbitNode, needs: Wanted) -> None:
+    make(node, needs)
+    let(node, needs)
+    assert os.environ["MERCY_PASSWORD"] == PASSWORD
+    said = str([finding.data() for finding in examine_relay(as_mercy(node), needs)])
+    assert PASSWORD not in said
+    assert str(CHUNK_BYTES) in said

@@ -1,0 +1,94 @@
+"""`ppdl-mq peer run` looks at the relay before it loads any data: here there are none, and nobody notices."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from ppdl_mq.cli import exit_codes
+from ppdl_mq.cli.main import run
+from ppdl_mq.config.broker import BrokerAddress
+from ppdl_mq.peer import running
+from ppdl_mq.peer.identity_file import read_public_line
+from tests.rabbit import MAX_MESSAGE_BYTES, RabbitNode
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A trial of two in the current folder, without data."""
+    monkeypatch.chdir(tmp_path)
+    assert run(("trial", "new", "beforehand.toml", "--preset", "heart")) == 0
+    for name in ("mercy", "basel"):
+        assert run(("identity", "new", "--name", name)) == 0
+        assert run(("trial", "add-peer", "beforehand.toml", read_public_line(Path(f"{name}.key")))) == 0
+    return tmp_path
+
+
+def started(capsys: pytest.CaptureFixture[str], broker: str, *options: str) -> tuple[int, str, str]:
+    """Run a peer; return its exit code, and the error's message and hint."""
+    settings = ("--identity", "mercy.key", "--data", "csv:there-is-no-such-file.csv", "--data-arg", "label=num")
+    assert run(("peer", "new", "mercy.toml", *settings, "--broker", broker, *options)) == 0
+    capsys.readouterr()
+    code = run(("peer", "run", "beforehand.toml", "--config", "mercy.toml", "--json"))
+    error = json.loads(capsys.readouterr().err.splitlines()[-1])["error"]
+    return code, error["message"], error["hint"]
+
+
+@pytest.mark.rabbitmq
+def test_a_wrong_password_ends_it(
+    rabbit: RabbitNode, folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WRONG", "not the password")
+    code, message, hint = started(capsys, rabbit.url("mercy"), "--broker-password-env", "WRONG")
+    assert code == exit_codes.RELAY
+    assert "refuses the password of user 'mercy'" in message
+    assert "For the broker's administrator: rabbitmqctl authenticate_user mercy" in hint
+    assert "not the password" not in message + hint
+
+
+@pytest.mark.rabbitmq
+def test_queues_that_are_not_made_end_it(rabbit: RabbitNode, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code, message, hint = started(capsys, rabbit.url(), "--no-declare")
+    assert code == exit_codes.RELAY
+    assert "does not exist, and declare = false" in message
+    assert "import_definitions" in hint
+
+
+@pytest.mark.rabbitmq
+def test_a_limit_under_the_chunk_size_ends_it(
+    rabbit: RabbitNode, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rabbit.ctl("eval", "application:set_env(rabbit, max_message_size, 65536).")
+    try:
+        code, message, hint = started(capsys, rabbit.url())
+    finally:
+        rabbit.ctl("eval", f"application:set_env(rabbit, max_message_size, {MAX_MESSAGE_BYTES}).")
+    assert code == exit_codes.RELAY
+    assert message == "The broker takes messages of 65536 bytes at most; the trial's chunks have 900000."
+    assert "relay.chunk_bytes = 65536 or less" in hint
+
+
+@pytest.mark.rabbitmq
+def test_a_relay_that_is_in_order_lets_it_come_to_its_data(
+    rabbit: RabbitNode, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, message, _ = started(capsys, rabbit.url())
+    assert code == exit_codes.WORK
+    assert "there-is-no-such-file.csv" in message
+
+
+def test_a_peer_that_resumes_does_not_look(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A relay that comes back before its users must not end a trial of hours."""
+
+    def looked(broker: BrokerAddress, *_: object) -> None:
+        raise AssertionError(f"looked at {broker}")
+
+    monkeypatch.setattr(running, "check_relay", looked)
+    monkeypatch.setattr(running, "has_begun", lambda journal: True)
+    code, message, _ = started(capsys, "embedded:relay.sqlite")
+    assert code == exit_codes.WORK
+    assert "there-is-no-such-file.csv" in message
