@@ -133,6 +133,11 @@ class RabbitNode:
         self.remove()
 
     @property
+    def folder(self) -> Path:
+        """Where the node's files are."""
+        return self._home
+
+    @property
     def is_running(self) -> bool:
         """Whether the node's process runs."""
         return self._server is not None and self._server.poll() is None

@@ -15,7 +15,7 @@ from pika import exceptions as amqp
 from pika.channel import Channel
 
 from ppdl_mq.errors import RelayRefused, Unroutable
-from ppdl_mq.transport.address import Names
+from ppdl_mq.transport.address import WEIGHTS, Names
 from ppdl_mq.transport.rabbitmq.errors import channel_error, is_code, loses_messages
 from ppdl_mq.transport.rabbitmq.lane import Lane
 from ppdl_mq.transport.rabbitmq.link import Link, give
@@ -114,9 +114,11 @@ class Topology:
             self._ask(self._queue_check(address))
         except amqp.AMQPError as error:
             if is_code(error, _MISSING):
+                hint = "Ask the broker's administrator to declare and bind it."
+                if address == WEIGHTS:  # a second broker may be why: a get crosses neither federation nor shovel
+                    hint += " All peers of a server-aided trial need one broker in common."
                 raise RelayRefused(
-                    f"The queue {queue!r} does not exist, and this user may not make it.",
-                    hint="Ask the broker's administrator to declare and bind it.",
+                    f"The queue {queue!r} does not exist, and this user may not make it.", hint=hint
                 ) from error
             raise channel_error(error, address) from error
         return False

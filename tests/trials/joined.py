@@ -1,0 +1,218 @@
+"""Two private RabbitMQ nodes of two organisations, joined as scripts/site_definitions.py says."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import hashlib
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Final
+
+from pika.exceptions import ChannelClosedByBroker
+
+from ppdl_mq.config.broker import BrokerAddress
+from ppdl_mq.transport.base import Transport
+from ppdl_mq.transport.opening import open_transport
+from tests.rabbit import RabbitNode
+from tests.transport.relays import eventually
+
+ROOT = Path(__file__).resolve().parents[2]
+PLUGINS: Final = ("rabbitmq_federation", "rabbitmq_shovel")
+SITES: Final = {"north": ("anna", "cleo"), "south": ("bert", "dora")}
+OTHER: Final = {"north": "south", "south": "north"}
+RECONNECT_S: Final = 1  # instead of 5, so that tests wait less
+
+
+class TwoSites:
+    """One trial over two brokers, in a vhost of its own on each, with the rights of the script and no others.
+
+    Args:
+        nodes: by site, running.
+        trial: its name.
+        by: `federation` or `shovel`.
+        folder: empty; for passwords and definitions.
+    """
+
+    def __init__(self, nodes: dict[str, RabbitNode], trial: str, by: str, folder: Path) -> None:
+        self.nodes, self.trial, self.by, self.folder = nodes, trial, by, folder
+        self.vhost = f"v-{trial}"
+        self.exchange = f"ppdl.{trial}"
+        self.definitions: dict[str, dict[str, Any]] = {}
+        self._write()
+
+    def _write(self) -> None:
+        everybody = sorted(name for names in SITES.values() for name in names)
+        for name in everybody:
+            (self.folder / f"{name}.password").write_text(self.password(name))
+        whole = self.folder / "all.json"
+        whole.write_text(script("broker_definitions.py", self.trial, *everybody, "--vhost", self.vhost, "--no-weights"))
+        for here, there in OTHER.items():
+            uri = self.folder / f"{here}.uri"
+            login = f"link-{here}:{self.password(f'link-{here}')}"
+            uri.write_text(f"amqp://{login}@127.0.0.1:{self.nodes[there].port}/{self.vhost}")
+            made = script(
+                "site_definitions.py",
+                str(whole),
+                *("--here", f"{here}={','.join(SITES[here])}", "--there", f"{there}={','.join(SITES[there])}"),
+                *("--by", self.by, "--uri", str(uri), "--without-tls"),
+            )
+            self.definitions[here] = json.loads(made)
+            self._make_quick(here)
+
+    def _make_quick(self, site: str) -> None:
+        """Add what tests need: passwords, a look for themselves, links that come back soon."""
+        definitions = self.definitions[site]
+        for user in definitions["users"]:
+            user["password_hash"] = password_hash(self.password(user["name"]))
+        everything = {"configure": ".*", "write": ".*", "read": ".*"}
+        definitions["permissions"].append({"user": "guest", "vhost": self.vhost, **everything})
+        for parameter in definitions["parameters"]:
+            parameter["value"]["reconnect-delay"] = RECONNECT_S
+
+    @staticmethod
+    def password(name: str) -> str:
+        """Return the password of a user."""
+        return f"password-of-{name}"
+
+    def give(self, *sites: str) -> None:
+        """Import the definitions, as the administrators do."""
+        for site in sites or SITES:
+            file = self.folder / f"{site}.json"
+            file.write_text(json.dumps(self.definitions[site]))
+            self.nodes[site].ctl("import_definitions", str(file))
+
+    def remove(self) -> None:
+        """Take the trial away again; users stay, and are the same in the next one."""
+        for node in self.nodes.values():
+            node.start()
+            node.ctl("delete_vhost", self.vhost)
+
+    def until_linked(self) -> None:
+        """Wait until messages can cross both ways."""
+        for site in SITES:
+            eventually(lambda site=site: self._is_linked(site), True)  # type: ignore[misc]
+
+    def unlink(self, site: str) -> None:
+        """Take a site's link away for good, with what waits at the other broker for it."""
+        for parameter in self.definitions[site]["parameters"]:
+            self.nodes[site].ctl("clear_parameter", "--vhost", self.vhost, parameter["component"], parameter["name"])
+
+    def part(self, site: str) -> None:
+        """Let nothing cross to a site until `rejoin`: the link's user loses its rights, and its connection."""
+        node, user = self._crossed_by(site)
+        node.ctl("clear_permissions", "--vhost", self.vhost, user)
+        node.ctl("close_all_user_connections", user, "parted by a test")
+
+    def rejoin(self, site: str) -> None:
+        """Let messages cross to a site again."""
+        node, user = self._crossed_by(site)
+        (rights,) = [
+            each
+            for definitions in self.definitions.values()
+            for each in definitions["permissions"]
+            if each["user"] == user
+        ]
+        patterns = (rights["configure"], rights["write"], rights["read"])
+        node.ctl("set_permissions", "--vhost", self.vhost, user, *patterns)
+
+    def empty(self, site: str, queue: str) -> int:
+        """Destroy what waits in a queue; return how much it was."""
+        with self.nodes[site].channel(self.vhost) as channel:
+            return int(channel.queue_purge(queue).method.message_count)
+
+    def topology(self) -> dict[str, list[str]]:
+        """Return what there is at both brokers: queues, exchanges, bindings, links, policies, rights."""
+        found = {}
+        for site, node in self.nodes.items():
+            file = self.folder / f"{site}.export.json"
+            file.unlink(missing_ok=True)
+            node.ctl("export_definitions", str(file))
+            for section, items in json.loads(file.read_text()).items():
+                if isinstance(items, list):
+                    ours = [json.dumps(each, sort_keys=True) for each in items if each.get("vhost") == self.vhost]
+                    found[f"{site} {section}"] = sorted(ours)
+        return found
+
+    def _crossed_by(self, site: str) -> tuple[RabbitNode, str]:
+        """Return at which broker the link that brings messages to `site` logs in, and as whom."""
+        if self.by == "federation":
+            return self.nodes[OTHER[site]], f"link-{site}"
+        return self.nodes[site], f"link-{OTHER[site]}"
+
+    def _is_linked(self, site: str) -> bool:
+        """Tell whether somebody reads what waits for a site; federation binds its queue only after that."""
+        with self.nodes[OTHER[site]].channel(self.vhost) as channel:
+            try:
+                readers = channel.queue_declare(self.crossing(site), passive=True).method.consumer_count
+            except ChannelClosedByBroker:
+                return False
+        return bool(readers) and (self.by == "shovel" or self._bound(OTHER[site]) == {*SITES[site]})
+
+    def _bound(self, site: str) -> set[str]:
+        said = self.nodes[site].ctl(
+            "list_bindings", "--vhost", self.vhost, "--silent", "source_name", "routing_key", "destination_name"
+        )
+        rows = [line.split("\t") for line in said.splitlines()]
+        return {key for source, key, name in rows if source == self.exchange and name.startswith("federation: ")}
+
+    def site_of(self, peer: str) -> str:
+        """Return where a peer is."""
+        return next(site for site, names in SITES.items() if peer in names)
+
+    def open(self, peer: str) -> Transport:
+        """Return a connection, not yet open, of a peer to its own site's broker."""
+        node = self.nodes[self.site_of(peer)]
+        broker = BrokerAddress(
+            scheme="amqp",
+            host="127.0.0.1",
+            port=node.port,
+            user=peer,
+            vhost=self.vhost,
+            password_file=self.folder / f"{peer}.password",
+            declare=False,
+        )
+        return open_transport(broker, trial=self.trial, prefix="ppdl", peer=peer)
+
+    def waiting(self, site: str, queue: str) -> int:
+        """Count what is ready in a queue of one site."""
+        with self.nodes[site].channel(self.vhost) as channel:
+            return int(channel.queue_declare(queue, passive=True).method.message_count)
+
+    def log(self, site: str) -> str:
+        """Return what a broker has logged."""
+        return "".join(file.read_text(errors="replace") for file in (self.nodes[site].folder / "log").glob("*.log"))
+
+    def crossing(self, to: str) -> str:
+        """Return the name of the queue in which messages to a site wait, at the other one."""
+        return f"federation: {self.exchange} -> {to}" if self.by == "federation" else f"{self.exchange}.to.{to}"
+
+
+def password_hash(password: str) -> str:
+    """Return a password as RabbitMQ keeps it: base64(salt || SHA-256(salt || password))."""
+    salt = b"salt"
+    return base64.b64encode(salt + hashlib.sha256(salt + password.encode()).digest()).decode()
+
+
+def script(name: str, *arguments: str) -> str:
+    """Run one of the repository's scripts."""
+    command = [sys.executable, str(ROOT / "scripts" / name), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout
+
+
+@contextlib.contextmanager
+def two_nodes() -> Iterator[dict[str, RabbitNode]]:
+    """Start one node for each site."""
+    nodes = {site: RabbitNode(plugins=PLUGINS) for site in SITES}
+    try:
+        for node in nodes.values():
+            node.start()
+        for site, node in nodes.items():
+            node.ctl("set_cluster_name", site)  # which names federation's queue at the other broker
+        yield nodes
+    finally:
+        for node in nodes.values():
+            node.remove()
