@@ -7,19 +7,21 @@
 # https://pytorch.org/get-started. Peers of one trial whose results are to be bit-identical use the same target.
 
 FROM python:3.11-slim-bookworm AS base
-RUN useradd --system --uid 10001 --create-home ppdl-mq \
+RUN groupadd --system --gid 10001 ppdl-mq \
+    && useradd --system --uid 10001 --gid 10001 --create-home ppdl-mq \
     && install -d -o ppdl-mq -g ppdl-mq -m 0700 /var/lib/ppdl-mq
 WORKDIR /usr/src/ppdl-mq
 COPY pyproject.toml constraints.txt README.md LICENSE ./
 ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore
 
+# The user is given by number, so that Kubernetes can see that it is not root.
 FROM base AS cuda
 RUN pip install -c constraints.txt torch
 COPY ppdl_mq ppdl_mq
 RUN pip install -c constraints.txt .
 # Read by the NVIDIA container runtime.
 ENV NVIDIA_VISIBLE_DEVICES=all NVIDIA_DRIVER_CAPABILITIES=compute,utility
-USER ppdl-mq
+USER 10001:10001
 WORKDIR /var/lib/ppdl-mq
 VOLUME /var/lib/ppdl-mq
 ENTRYPOINT ["ppdl-mq"]
@@ -31,7 +33,7 @@ ARG PIP_ARGS=""
 RUN pip install -c constraints.txt ${PIP_ARGS} torch
 COPY ppdl_mq ppdl_mq
 RUN pip install -c constraints.txt .
-USER ppdl-mq
+USER 10001:10001
 WORKDIR /var/lib/ppdl-mq
 VOLUME /var/lib/ppdl-mq
 ENTRYPOINT ["ppdl-mq"]

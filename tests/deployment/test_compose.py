@@ -90,7 +90,7 @@ def test_the_image_does_not_run_as_root_and_has_both_targets() -> None:
     stages = re.split(r"^FROM ", (ROOT / "Dockerfile").read_text(), flags=re.MULTILINE)[1:]
     by_name = {stage.splitlines()[0].split(" AS ")[1]: stage for stage in stages}
     for target in ("cpu", "cuda"):
-        assert re.findall(r"^USER (.*)$", by_name[target], re.MULTILINE) == ["ppdl-mq"]
+        assert re.findall(r"^USER (.*)$", by_name[target], re.MULTILINE) == ["10001:10001"]
     allowed = {line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")}
     copied = {name for line in re.findall(r"^COPY (.*)$", "".join(stages), re.MULTILINE) for name in line.split()[:-1]}
     assert copied == allowed
