@@ -7,7 +7,6 @@ run, and its folder stays. Exit code 0: nothing was lost and no bit differs.
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import random
@@ -18,7 +17,7 @@ import tempfile
 import time
 from collections import Counter, defaultdict
 from collections.abc import Sequence
-from contextlib import ExitStack, redirect_stderr, redirect_stdout
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -122,12 +121,7 @@ def _one(sums: Sums, folder: Path, protocol: str, nodes: Sequence[RabbitNode], *
     kinds = CLUSTER_KINDS if len(nodes) > 1 else KINDS
     where = "a cluster of three" if len(nodes) > 1 else "one node"
     calm_s = random.Random(seed).uniform(0.5, CALM_S)
-    said = io.StringIO()  # of the commands that make the trial's files
-    with (
-        redirect_stdout(said),
-        redirect_stderr(said),
-        world(folder, protocol, EPOCHS[protocol], nodes, seed=seed, name=name) as found,
-    ):
+    with world(folder, protocol, EPOCHS[protocol], nodes, seed=seed, name=name) as found:
         struck, outcome = disturb(found, kinds, calm_s=calm_s, two_at_once=TWO_AT_ONCE)
     sums.add(protocol, struck, outcome)
     faults = ", ".join(f"{each.kind} ({each.recovered_s:.1f} s)" for each in struck)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import json
 import shutil
 import sqlite3
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,7 @@ ROWS = 160  # so that a turn takes long enough to be hit in the middle
 _LOOK_S = 0.02  # between two looks at other processes, which tell in no other way
 _ARGUMENTS = ("--model-arg", "hidden=[48, 48]", "--batch-size", "4")
 _CHUNK_BYTES = 4096  # the smallest: the weights then travel in several parts
-_CHECKPOINT_S = 0.02
+CHECKPOINT_S = 0.02  # within a turn
 
 
 @dataclass(frozen=True)
@@ -76,6 +77,7 @@ class ChaosTrial:
         started: starts processes.
         queue_type: what the peers declare.
         names: of the peers.
+        checkpoint_s: as in peer.toml.
     """
 
     def __init__(
@@ -90,6 +92,7 @@ class ChaosTrial:
         *,
         queue_type: str = "classic",
         names: tuple[str, ...] = NAMES,
+        checkpoint_s: float = CHECKPOINT_S,
     ) -> None:
         self.names = names
         self.is_masked = protocol == "masked-average"
@@ -98,10 +101,12 @@ class ChaosTrial:
             write_table(folder / f"{peer}.csv", seed=peer, rows=ROWS)
             data[peer] = ("--data", f"csv:{folder / peer}.csv", "--data-arg", "label=y")
         new = ("--protocol", protocol, "--epochs", str(epochs), *_ARGUMENTS)
-        self.files = TrialFiles(folder, names, broker=urls, new=new, data=data, name=name)
+        said = io.StringIO()  # of the commands that make the files
+        with redirect_stdout(said), redirect_stderr(said):
+            self.files = TrialFiles(folder, names, broker=urls, new=new, data=data, name=name)
         self.files.edit(None, "chunk_bytes = 900000", f"chunk_bytes = {_CHUNK_BYTES}")
         for peer in names:
-            self.files.edit(peer, "# checkpoint_s = 60.0", f"checkpoint_s = {_CHECKPOINT_S}")
+            self.files.edit(peer, "# checkpoint_s = 60.0", f"checkpoint_s = {checkpoint_s}")
             self.files.edit(peer, '# queue_type = "quorum"', f'queue_type = "{queue_type}"')
         self.manifest = self.files.manifest
         self.node = node
