@@ -6,6 +6,7 @@
 # make fuzz    hostile input for every decoder under atheris; the figures in out/fuzz/summary.json
 # make release-once   100,000 random schedules of masked-average against a lying relay; `make test` runs 2,000
 # make soak    trials of real processes over RabbitMQ, with random faults, for SOAK_S seconds; its last line is a summary
+# make soak-memory   memory and open files of five peers through 500 rounds
 # make clean   removes what these made, the environments too
 #
 # PYTHON=python3.12     another interpreter, 3.11 or newer
@@ -16,6 +17,7 @@
 # BENCH_ARGS="..."      more arguments for the benchmark, for instance BENCH_ARGS="--only masked"
 # SCHEDULES=100000      of `make release-once`
 # SOAK_S=1800           seconds of `make soak`; SOAK_SEED=N repeats a run of it
+# SOAK_ROUNDS=500       of `make soak-memory`
 # FUZZ_S=60             seconds of `make fuzz` for each target
 # FUZZ_TARGETS="..."    only these of its targets, for instance FUZZ_TARGETS="header canonical"
 
@@ -29,6 +31,7 @@ PYTEST_ARGS ?=
 BENCH_ARGS ?=
 SCHEDULES ?= 100000
 SOAK_S ?= 1800
+SOAK_ROUNDS ?= 500
 FUZZ_S ?= 60
 FUZZ_TARGETS ?=
 
@@ -38,7 +41,7 @@ FUZZ_ENV := .venv-fuzz
 INSTALLED_FROM := pyproject.toml constraints.txt scripts/make-venv
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint bench bench-flower release-once soak fuzz clean
+.PHONY: help demo test lint bench bench-flower release-once soak soak-memory fuzz clean
 
 help:
 	@sed -n '/^# make/s/^# //p' Makefile
@@ -72,6 +75,10 @@ release-once: $(TEST_ENV)/installed
 soak: $(TEST_ENV)/installed
 	@scripts/install-rabbitmq
 	@$(TEST_ENV)/bin/python -m tests.chaos.soak $(SOAK_S)
+
+soak-memory: $(TEST_ENV)/installed
+	@scripts/install-rabbitmq
+	@$(TEST_ENV)/bin/python -m tests.chaos.memory $(SOAK_ROUNDS)
 
 fuzz: $(FUZZ_ENV)/installed
 	@$(FUZZ_ENV)/bin/python -m fuzz.run $(FUZZ_S) $(FUZZ_TARGETS)

@@ -15,6 +15,7 @@ from tests.chaos.proxy import FAIR, Proxy, Weather
 from tests.chaos.trial import ChaosTrial
 from tests.rabbit import RabbitNode
 
+_BUSY = 0.7  # share of the deaths that are to hit a peer at work: others have less to lose
 RECOVERY_S = 180.0  # heartbeats alone may take 90 s to find out that a connection has been forgotten
 
 
@@ -31,12 +32,14 @@ class World:
 
     trial: ChaosTrial
     nodes: Sequence[RabbitNode]
-    proxies: dict[str, Proxy]
+    proxies: dict[str, tuple[Proxy, ...]]
     draw: random.Random
 
     def victim(self) -> str | None:
-        """Choose a peer whose process runs; None when all have ended."""
-        at_work = self.trial.at_work()
+        """Choose a peer whose process runs, mostly the one whose turn it is; None when all have ended."""
+        at_work, busy = self.trial.at_work(), self.trial.next_at_work()
+        if busy in at_work and self.draw.random() < _BUSY:
+            return busy
         return self.draw.choice(at_work) if at_work else None
 
 
@@ -148,10 +151,12 @@ def weather(make: Callable[[random.Random], Weather]) -> Fault:
 
     @contextmanager
     def change(world: World) -> Iterator[None]:
-        proxy = world.proxies[world.draw.choice(sorted(world.proxies))]
-        proxy.turn(make(world.draw))
+        ways, then = world.proxies[world.draw.choice(sorted(world.proxies))], make(world.draw)
+        for way in ways:
+            way.turn(then)
         yield
-        proxy.turn(FAIR)
+        for way in ways:
+            way.turn(FAIR)
 
     return change
 
@@ -159,7 +164,8 @@ def weather(make: Callable[[random.Random], Weather]) -> Fault:
 @contextmanager
 def forgotten(world: World) -> Iterator[None]:
     """Have a firewall forget a peer's connections: neither end is told."""
-    world.proxies[world.draw.choice(sorted(world.proxies))].forget()
+    for way in world.proxies[world.draw.choice(sorted(world.proxies))]:
+        way.forget()
     yield
 
 
@@ -168,7 +174,8 @@ def forgotten_and_killed(world: World) -> Iterator[None]:
     """Take the power from a peer's machine: the broker is not told, and believes for a while that it is there."""
     victim = world.victim()
     if victim is not None:
-        world.proxies[victim].forget()
+        for way in world.proxies[victim]:
+            way.forget()
         world.trial.kill(victim)
     yield
     if victim is not None:
@@ -200,13 +207,14 @@ def chosen(draw: random.Random, kinds: dict[str, Kind], count: int) -> tuple[str
     return tuple(dict.fromkeys(draw.choices(list(kinds), weights, k=count)))
 
 
-def strike(world: World, kinds: dict[str, Kind], *, longest_s: float) -> Struck | None:
+def strike(world: World, kinds: dict[str, Kind], *, longest_s: float, recovery_s: float) -> Struck | None:
     """Let these faults happen together, and wait until the trial comes further.
 
     Args:
         world: to whom.
         kinds: by name.
         longest_s: none lasts longer.
+        recovery_s: the trial comes further within this time.
 
     Returns:
         What happened, or None where the trial ended before the faults did.
@@ -220,4 +228,4 @@ def strike(world: World, kinds: dict[str, Kind], *, longest_s: float) -> Struck 
     if world.trial.has_ended:
         return None
     over_at = time.time()
-    return Struck(" + ".join(kinds), world.trial.until_further(over_at, RECOVERY_S))
+    return Struck(" + ".join(kinds), world.trial.until_further(over_at, recovery_s))

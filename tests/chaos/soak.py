@@ -28,7 +28,7 @@ from tests.chaos.worlds import disturb, world
 from tests.rabbit import RabbitNode, cluster
 
 OUT = Path("out/soak")
-EPOCHS = {"server-aided": 60, "fully-connected": 60, "masked-average": 40}
+EPOCHS = {"server-aided": 40, "fully-connected": 40, "masked-average": 25}
 TWO_AT_ONCE = 0.25
 CALM_S = 3.0
 

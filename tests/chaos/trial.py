@@ -8,7 +8,7 @@ import shutil
 import sqlite3
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
@@ -149,6 +149,14 @@ class ChaosTrial:
         """Return the peers whose process runs."""
         return [peer for peer in self.names if peer not in self._away and self._now[peer].code is None]
 
+    def next_at_work(self) -> str | None:
+        """Return whose turn it is, by what has been noted; None in masked-average, where all work at once."""
+        if self.is_masked:
+            return None
+        newest = max((entry.get("turn", 0) for peer in self.names for entry in self.progress(peer)[-1:]), default=0)
+        plan = schedule_of(self.manifest)
+        return plan.turn(min(newest + 1, plan.turns)).peer
+
     @property
     def has_ended(self) -> bool:
         """Whether every peer has ended well."""
@@ -238,29 +246,14 @@ class ChaosTrial:
         return queue.startswith(f"{self.manifest.relay.prefix}.{self.manifest.name}.")
 
     def _trained_again(self, peer: str) -> int:
-        """Count turns that were noted twice; none whose result had been journalled, and always with the same result."""
-        number = "round" if self.is_masked else "turn"
-        event = "trained" if self.is_masked else "turn"
-        again = 0
-        seen: dict[int, dict[str, Any]] = {}
-        for entry in self.progress(peer):
-            if entry["event"] != event:
-                continue
-            before = seen.get(entry[number])
-            seen[entry[number]] = entry
-            if before is None:
-                continue
-            again += 1
-            deaths = [death for death in self._deaths[peer] if before["at"] <= death.at <= entry["at"]]
-            is_excused = deaths and not any(entry[number] in death.journalled for death in deaths)
-            assert is_excused, f"{peer} trained {number} {entry[number]} twice: {before}, {entry}, {deaths}"
-            for figure in ("digest", "loss"):
-                assert before.get(figure) == entry.get(figure), f"{before} and {entry} differ"
+        event, number = ("trained", "round") if self.is_masked else ("turn", "turn")
+        noted = [entry for entry in self.progress(peer) if entry["event"] == event]
         if not self.is_masked:  # there the line comes after the commit, and a death between them loses it
             plan = schedule_of(self.manifest)
             own = {turn for turn in range(1, plan.turns + 1) if plan.turn(turn).peer == peer}
-            assert own <= set(seen), f"{peer} has not noted the turns {sorted(own - set(seen))}"
-        return again
+            missing = own - {entry["turn"] for entry in noted}
+            assert not missing, f"{peer} has not noted the turns {sorted(missing)}"
+        return trained_again(noted, self._deaths[peer], number)
 
     def _journalled(self, peer: str) -> frozenset[int]:
         """Return the turns or rounds whose result is in the journal of a dead peer for certain."""
@@ -281,6 +274,33 @@ class ChaosTrial:
                 if not journal.execute("SELECT 1 FROM sqlite_master WHERE name = 'slot'").fetchone():
                     return set()
                 return {step for (step,) in journal.execute("SELECT step FROM slot WHERE what = 'turn'")}
+
+
+def trained_again(noted: Sequence[Mapping[str, Any]], deaths: Sequence[Death], number: str) -> int:
+    """Count turns that a peer trained again because it died; it must not have had their result in its journal.
+
+    Args:
+        noted: lines of its progress.jsonl, one for each turn that it trained, and the same again.
+        deaths: of the peer.
+        number: where a line has the number of its turn or round.
+
+    Raises:
+        AssertionError: a turn was trained again without need, or came to something else.
+    """
+    seen: dict[int, Mapping[str, Any]] = {}
+    again = 0
+    for entry in noted:
+        before = seen.get(entry[number])
+        seen[entry[number]] = entry
+        if before is None:
+            continue
+        again += 1
+        between = [death for death in deaths if before["at"] <= death.at <= entry["at"]]
+        is_excused = between and not any(entry[number] in death.journalled for death in between)
+        assert is_excused, f"{number} {entry[number]} was trained twice: {before}, {entry}, {between}"
+        for figure in ("digest", "loss"):
+            assert before.get(figure) == entry.get(figure), f"{before} and {entry} differ"
+    return again
 
 
 def differing_bits(model: Path, expected: Mapping[str, torch.Tensor]) -> int:

@@ -1,0 +1,32 @@
+"""The short form of `make soak-memory`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.chaos.memory import Sample, growth, run
+from tests.rabbit import RabbitNode
+
+MB = 1_000_000
+
+
+def samples(*sizes_bytes: int, files: int = 20) -> list[Sample]:
+    return [Sample(number, size, files) for number, size in enumerate(sizes_bytes, start=1)]
+
+
+def test_what_counts_as_growth() -> None:
+    steady = growth("anna", samples(100 * MB, 101 * MB, 103 * MB), 2)
+    assert steady.is_flat
+    assert round(steady.share, 3) == 0.02
+    assert not growth("anna", samples(100 * MB, 100 * MB, 106 * MB), 2).is_flat
+    assert not growth("anna", [*samples(100 * MB, 100 * MB), Sample(3, 100 * MB, 21)], 2).is_flat
+
+
+@pytest.mark.slow
+@pytest.mark.rabbitmq
+def test_five_peers_through_some_rounds(tmp_path: Path, rabbit: RabbitNode) -> None:
+    found, outcome, _ = run(tmp_path, rabbit, 30, warm_rounds=10)
+    assert (outcome.differing_bits, outcome.lost, outcome.trained_again) == (0, 0, 0)
+    assert all(each.is_flat for each in found), found
