@@ -6,6 +6,7 @@ import fcntl
 import io
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -225,7 +226,8 @@ def test_the_status_of_turns_stays(folder: Path, capsys: pytest.CaptureFixture[s
 def test_who_leaves_before_anything_was_agreed_on_has_no_model(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("ppdl_mq.cli.peer._own_identity", lambda _: None)
+    mercy = SimpleNamespace(public=SimpleNamespace(keys=read_manifest(Path("heart.toml")).peers[1].keys))
+    monkeypatch.setattr("ppdl_mq.cli.peer._own_identity", lambda _: mercy)
     monkeypatch.setattr("ppdl_mq.peer.running.run_peer", lambda *_, **__: folder / "model.safetensors")
     capsys.readouterr()
     assert run(["peer", "run", "heart.toml", "--config", "mercy.toml", "--out", "mine.safetensors"]) == 0
