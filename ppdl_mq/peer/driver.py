@@ -82,6 +82,7 @@ class Driver:
         self._stored = self.state
         self.moves = 0
         self.moved_at = self.phase_since = time.monotonic()
+        self._phase_seconds: dict[str, float] = {}  # of the phases that this process has left
 
     def post(self, event: Event, *, also: Also | None = None) -> None:
         """Step the machine; journal the new state, what `also` does, and what is to be sent, all or nothing.
@@ -164,6 +165,12 @@ class Driver:
         """Return the names of the peers without whom this one cannot go on."""
         return self.machine.waiting_for(self.state)
 
+    def seconds_by_phase(self) -> dict[str, float]:
+        """Return how long this process has been in each phase, the present one included, by the phase's name."""
+        present = self.state.phase.value
+        seconds = self._phase_seconds.get(present, 0.0) + time.monotonic() - self.phase_since
+        return {name: round(each, 3) for name, each in (self._phase_seconds | {present: seconds}).items()}
+
     def _move(self, before: SessionState, state: SessionState) -> None:
         self.state = state
         if state is before or state == before:
@@ -171,6 +178,8 @@ class Driver:
         self.moves += 1
         self.moved_at = time.monotonic()
         if state.phase is not before.phase:
+            left = before.phase.value
+            self._phase_seconds[left] = self._phase_seconds.get(left, 0.0) + self.moved_at - self.phase_since
             self.phase_since = self.moved_at
             log.debug("Now %s.", state.phase.value)
 

@@ -52,7 +52,7 @@ class Facts:
         self._hands = hands
         self._progress = progress
         self._said = ""
-        self.received = 0
+        self.received = self.received_bytes = 0  # of the inbox
 
     def show(self, *, now: bool = False) -> None:
         """Bring status and log up to date; unless `now`, not more often than the status is written."""
@@ -69,11 +69,14 @@ class Facts:
                 **self._driver.machine.progress(state),
                 "waiting_for": list(waiting_for),
                 "not_there_yet": list(without_inbox),
+                "phase_seconds": self._driver.seconds_by_phase(),
                 "received": self.received,
+                "received_bytes": self.received_bytes,
                 "published_messages": self._outbox.published_messages,
                 "published_bytes": self._outbox.published_bytes,
                 "reconnects": self._link.reconnects,
                 "refused": self._quarantine.counts(),
+                **self._progress.tally.facts(),
                 **self._hands.facts(),
             },
             now=now,

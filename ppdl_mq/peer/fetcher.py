@@ -38,6 +38,7 @@ class Fetcher:
         self._quarantine = quarantine
         self._wanted: Fetch | None = None
         self._held: list[Delivery] = []
+        self.messages = self.size_bytes = 0  # taken so far, those that were put back too
         self._delay_s = _FIRST_DELAY_S
         self._next_at = 0.0
 
@@ -71,6 +72,8 @@ class Fetcher:
                 if delivery is None:
                     is_empty = True
                     break
+                self.messages += 1
+                self.size_bytes += len(delivery.body)
                 if self._place(state, self._wanted, delivery, done, others):
                     break
         finally:

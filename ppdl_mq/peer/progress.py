@@ -11,6 +11,8 @@ import time
 from pathlib import Path
 from typing import Any, Final
 
+from ppdl_mq.peer.tally import Tally
+
 STATUS_NAME: Final = "status.json"
 PROGRESS_NAME: Final = "progress.jsonl"
 _STATUS_EVERY_S: Final = 0.5
@@ -32,11 +34,15 @@ class Progress:
         self._written_at = 0.0
         self._shown: dict[str, Any] = {}
         self._has_warned = False
+        self.tally = Tally()
+        # What `show` was given last, and when: replaced as a whole, never changed, so any thread may read it.
+        self.latest: dict[str, Any] = {}
 
     def note(self, event: str, **facts: Any) -> None:
         """Append one line: what happened, and when (seconds since 1970)."""
         # A loss may be infinite while the weights are not; JSON has no number for it.
         writable = {name: None if _is_not_finite(fact) else fact for name, fact in facts.items()}
+        self.tally.add(event, writable)
         line = json.dumps({"event": event, "at": round(time.time(), 3), **writable}, allow_nan=False)
         try:
             _append(self._folder / PROGRESS_NAME, line.encode() + b"\n")
@@ -45,11 +51,12 @@ class Progress:
 
     def show(self, status: dict[str, Any], *, now: bool = False) -> None:
         """Replace the status; unless `now`, not more often than twice a second."""
+        self.latest = status | {"updated": round(time.time(), 3)}
         if not now and (status == self._shown or time.monotonic() - self._written_at < _STATUS_EVERY_S):
             return
         self._written_at = time.monotonic()
         self._shown = status
-        complete = status | {"updated": round(time.time(), 3), "pid": os.getpid()}
+        complete = self.latest | {"pid": os.getpid()}
         path = self._folder / STATUS_NAME
         fresh = path.with_suffix(".new")
         try:

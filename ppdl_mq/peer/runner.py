@@ -318,6 +318,7 @@ class Runner:
         deliveries = [each.delivery for each in inputs if isinstance(each, Delivered) and self.link.is_current(each)]
         if deliveries:
             self.facts.received += len(deliveries)
+            self.facts.received_bytes += sum(len(each.body) for each in deliveries)
             self.mailroom.take(delivery.body for delivery in deliveries)
             self.link.transport.ack(deliveries)
             self.mailroom.work()

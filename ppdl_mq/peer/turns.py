@@ -121,6 +121,11 @@ class TurnHands(Hands):
         self.tools.intake.forget_turns(cast("State", self.state).turn)
         self.fetcher.start_over()
 
+    def facts(self) -> dict[str, Any]:
+        """Return what was taken from `weights`, where the protocol uses it."""
+        taken = {"fetched_messages": self.fetcher.messages, "fetched_bytes": self.fetcher.size_bytes}
+        return taken if self.tools.terms.uses_trial_key else {}
+
     def leave(self) -> None:
         """Remove the queue of the weights, after everybody."""
         terms = self.tools.terms
