@@ -116,6 +116,7 @@ def new(
 @fresh_option
 @yes_option
 @click.option("--quiet", is_flag=True, help="Say nothing but errors.")
+@click.option("--metrics", metavar="HOST:PORT", help="Where to show metrics, instead of where the settings say.")
 @log_format_option
 @json_option
 @click.pass_obj
@@ -128,6 +129,7 @@ def run(
     fresh: bool,
     yes: bool,
     quiet: bool,
+    metrics: str | None,
 ) -> None:
     """Take part in TRIAL until it ends; writes the model and a log.
 
@@ -143,6 +145,9 @@ def run(
         raise PeerFileError(f"{out}: its folder does not exist.", hint="Make it first, or choose another --out.")
     if device is not None:
         settings = settings.model_copy(update={"device": device})
+    if metrics is not None:
+        shown = settings.metrics.model_copy(update={"listen": metrics})
+        settings = settings.model_copy(update={"metrics": shown})
     identity = _own_identity(settings)
     me = Terms.name_of(manifest, identity.public)
     terminal.about |= {"trial": manifest.name, "trial_id": trial_id(manifest).hex(), "peer": me}

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from ppdl_mq.config import limits
+from ppdl_mq.config import limits, listening
 from ppdl_mq.config.manifest import MODELS, CallablePath, Section
 
 AllowedModel = Annotated[
@@ -60,6 +60,18 @@ class OwnData(Section):
     holdout: float = Field(default=0.2, ge=0, lt=1)
 
 
+class Metrics(Section):
+    """Where a running peer shows its metrics, to Prometheus for instance; nowhere by default.
+
+    Args:
+        listen: HOST:PORT; whoever reaches it may read them.
+        private: whether they tell of the organisation's samples, too: how many there are, losses, accuracies.
+    """
+
+    listen: str | None = Field(default=None, pattern=listening.PATTERN, description=listening.FORM)
+    private: bool = False
+
+
 class PeerSettings(Section):
     """One organisation's settings. Relative paths are relative to the file.
 
@@ -78,6 +90,7 @@ class PeerSettings(Section):
         checkpoint_s: seconds between two checkpoints of a turn that is being trained; 0 for none at all.
         broker: the relay.
         data: the samples.
+        metrics: what a monitor may see.
     """
 
     identity: Path
@@ -98,3 +111,4 @@ class PeerSettings(Section):
     checkpoint_s: float = Field(default=60.0, ge=0, allow_inf_nan=False)
     broker: Broker
     data: OwnData
+    metrics: Metrics = Field(default_factory=Metrics)

@@ -82,4 +82,8 @@ callable = {data}
 
 [data.arguments]
 {data_arguments}
+
+# [metrics]
+# listen = "127.0.0.1:9464"  # GET /metrics in the form of Prometheus; whoever reaches the port may read it
+# private = false  # whether it tells of the own samples, too: how many there are, losses, accuracies
 """

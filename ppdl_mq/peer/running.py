@@ -5,6 +5,7 @@ from __future__ import annotations
 import secrets
 import sqlite3
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Final
 
@@ -16,6 +17,7 @@ from ppdl_mq.crypto.identity import Identity
 from ppdl_mq.errors import PeerFileError
 from ppdl_mq.peer.checkpoints import Checkpoints
 from ppdl_mq.peer.driver import has_begun
+from ppdl_mq.peer.exporter import shown
 from ppdl_mq.peer.folders import state_folder
 from ppdl_mq.peer.journal import Journal
 from ppdl_mq.peer.preflight import check_relay
@@ -58,9 +60,11 @@ def run_peer(
     plugin.check_allowed(manifest.model.callable, settings.models)
     broker = BrokerAddress.from_settings(settings.broker, folder)
     journal = Journal(state_folder(settings, manifest), trial_id=trial_id(manifest), identity=identity)
+    held = ExitStack()
     try:
         if not has_begun(journal):  # later the peer waits for whatever may come back
             check_relay(broker, manifest, name)
+        show = held.enter_context(shown(settings.metrics))  # a port that is taken is said before the data are read
         seed = _sample_seed(journal, settings, name)
         split = load_split(settings.data, manifest, seed, folder=folder)
         checkpoints = Checkpoints(journal.folder, every_s=settings.checkpoint_s)
@@ -86,6 +90,7 @@ def run_peer(
             broker_wait_s=settings.broker.wait_s,
             audit_rate=settings.audit_rate,
         )
+        show(lambda: runner.progress.latest)
         on_ready(runner)
         model = runner.run()
         checkpoints.clear()  # the trial is over: one that a crash left is of no use any more
@@ -93,6 +98,7 @@ def run_peer(
     except sqlite3.Error as fault:  # of what is read before the runner runs
         raise journal.damaged(fault) from None
     finally:
+        held.close()
         journal.close()
 
 

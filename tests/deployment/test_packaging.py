@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 
 # What only the demonstration, the tests, or some data plug-ins need.
-NOT_A_PEERS = ("sklearn", "scipy", "pyarrow", "PIL", "pytest", "hypothesis", "psutil")
+NOT_A_PEERS = ("sklearn", "scipy", "pyarrow", "PIL", "prometheus_client", "pytest", "hypothesis", "psutil")
 
 IMPORT_ALL = """
 import importlib, pkgutil, sys
@@ -71,7 +71,7 @@ def python(program: str) -> subprocess.CompletedProcess[str]:
 
 def test_a_peer_installs_neither_the_demonstration_nor_the_tests() -> None:
     installed = needed(PROJECT["dependencies"])
-    assert not installed & {"scikit-learn", "scipy", "pyarrow", "pillow", "pytest", "hypothesis"}
+    assert not installed & {"scikit-learn", "scipy", "pyarrow", "pillow", "prometheus-client", "pytest", "hypothesis"}
 
 
 @pytest.mark.slow
