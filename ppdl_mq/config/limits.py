@@ -44,6 +44,8 @@ MAX_QUARANTINE_RECORDS: Final = 1_000
 
 # Waiting, in seconds.
 BROKER_WAIT_S: Final = 300.0
+SAY_AGAIN_S: Final = 600.0  # what is waited for all that time
+LOOK_S: Final = 0.2  # between two looks round of a thread that waits for the relay
 BACKOFF_FIRST_S: Final = 0.2
 BACKOFF_LAST_S: Final = 30.0
 HEARTBEAT_S: Final = 30

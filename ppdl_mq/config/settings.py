@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from ppdl_mq.config import limits, listening
+from ppdl_mq.config import listening
 from ppdl_mq.config.manifest import MODELS, CallablePath, Section
 
 AllowedModel = Annotated[
@@ -32,7 +32,8 @@ class Broker(Section):
         key_file: its private key.
         declare: False where an administrator made the queues beforehand: they are only checked.
         queue_type: what to ask for when declaring.
-        wait_s: how long to wait for a broker that does not answer when the peer starts, in seconds.
+        wait_s: how long to wait for a broker that does not answer when the peer starts, in seconds; without it 300 in
+            a new trial, and for ever in one that resumes.
     """
 
     url: str
@@ -43,7 +44,7 @@ class Broker(Section):
     key_file: Path | None = None
     declare: bool = True
     queue_type: Literal["classic", "quorum"] = "classic"
-    wait_s: float = Field(default=limits.BROKER_WAIT_S, ge=0, allow_inf_nan=False)
+    wait_s: float | None = Field(default=None, ge=0, allow_inf_nan=False)
 
 
 class OwnData(Section):

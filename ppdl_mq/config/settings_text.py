@@ -73,7 +73,7 @@ url = {broker}
 # key_file = "client.key"
 {declare}  # where an administrator made the queues beforehand
 # queue_type = "quorum"  # or "classic"
-# wait_s = 300.0  # how long to wait for a broker that is not up yet
+# wait_s = 300.0  # how long to wait for a broker that is not up; without it, a trial that resumes waits for ever
 
 [data]
 # Any module:callable that is installed here; the samples never leave this organisation.

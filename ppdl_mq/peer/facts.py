@@ -76,6 +76,7 @@ class Facts:
                 "published_bytes": self._outbox.published_bytes,
                 "reconnects": self._link.reconnects,
                 "refused": self._quarantine.counts(),
+                **self._link.facts(),
                 **self._progress.tally.facts(),
                 **self._hands.facts(),
             },

@@ -1,16 +1,24 @@
-"""The peer's connection to the relay: waits for it, comes back to it, says so."""
+"""The peer's connection to the relay: waits for it, comes back to it, says so.
+
+Source: docs/CONNECTION.md says what waits how long, and why.
+"""
 
 from __future__ import annotations
 
+import logging
+import math
 import random
 import threading
 import time
 from collections.abc import Callable
+from typing import Any
 
 from ppdl_mq.config import limits
-from ppdl_mq.errors import InboxTaken, Interrupted, RelayLost, RelayUnreachable
+from ppdl_mq.errors import InboxTaken, Interrupted, MessageTooLarge, RelayError, RelayRefused, Unroutable
 from ppdl_mq.peer.inputs import Delivered, Inputs, Receiver
 from ppdl_mq.transport.base import Transport
+
+log = logging.getLogger("ppdl_mq.peer")
 
 
 class Link:
@@ -21,10 +29,11 @@ class Link:
         inbox: this peer's address.
         shared: names further addresses to declare, each time.
         inputs: where deliveries go.
-        resumes: whether an earlier process of this peer may have read the inbox.
-        wait_s: how long to wait for a relay that does not answer at the start; later there is no limit.
+        resumes: whether an earlier process of this peer was let in, and may have read the inbox.
+        wait_s: how long to wait at the start for a relay that does not answer; None for `limits.BROKER_WAIT_S` in a new
+            trial and for ever in one that resumes. Later there is no limit.
         stopped: set when the peer is to stop.
-        on_wait: told once why it is waiting.
+        show: brings the status up to date; called again and again while this thread waits for the relay.
     """
 
     def __init__(
@@ -35,9 +44,9 @@ class Link:
         shared: Callable[[], tuple[str, ...]],
         inputs: Inputs,
         resumes: bool,
-        wait_s: float,
+        wait_s: float | None,
         stopped: threading.Event,
-        on_wait: Callable[[str], None],
+        show: Callable[[], None],
     ) -> None:
         self.transport = transport
         self.connection = 0
@@ -48,23 +57,58 @@ class Link:
         self._resumes = resumes
         self._wait_s = wait_s
         self._stopped = stopped
-        self._on_wait = on_wait
+        self._show = show
         self._receiver: Receiver | None = None
+        self._longest_delay_s = limits.BACKOFF_FIRST_S
+        self._connected_at = 0.0
+        self._passed = 0  # messages, either way, up to the last connection that broke
+        self._said: tuple[str, float] = ("", -math.inf)  # why we wait, and when it was last said
+        self._state, self._since = "connecting", time.time()
+        self._tries = 0
+        self._reason = ""
+        self._blocked: str | None = None
+        transport.look_round(self.look)
 
-    def up(self) -> None:
-        """Connect for the first time.
+    def up(self) -> bool:
+        """Connect for the first time; return whether messages to us may be lost, since a queue was gone.
 
         Raises:
             RelayUnreachable: nobody answered within the limit.
             RelayRefused, InboxTaken: waiting does not help.
             Interrupted: the peer is to stop.
         """
-        self._connect(deadline=time.monotonic() + self._wait_s)
+        return self._connect()
 
-    def again(self) -> None:
-        """Reconnect, however long it takes. What was delivered and not acknowledged will be delivered again."""
+    def again(self, error: RelayError, *, received: int, published: int) -> bool:
+        """Reconnect, however long it takes, and whatever the relay refuses: it let us in before.
+
+        What was delivered and not acknowledged will be delivered again.
+
+        Args:
+            error: why.
+            received: messages that came since this process began.
+            published: messages that the relay has taken. Until there is one, a refusal is a matter of settings.
+
+        Returns:
+            Whether messages to us may be lost, since a queue was gone.
+
+        Raises:
+            RelayError: waiting does not help.
+            Interrupted: the peer is to stop.
+        """
+        if isinstance(error, MessageTooLarge):
+            raise error
+        if isinstance(error, RelayRefused) and not published and not self._resumes:
+            raise error
+        self.close()
         self.reconnects += 1
-        self._connect(deadline=None)
+        if received + published > self._passed or time.monotonic() - self._connected_at >= limits.BACKOFF_LAST_S:
+            self._longest_delay_s = limits.BACKOFF_FIRST_S  # otherwise what breaks at once would be tried at once
+        self._passed = received + published
+        self._turn("reconnecting", error.message)
+        log.warning("%s Reconnecting.", error.message)
+        self._pause()
+        return self._connect()
 
     def close(self) -> None:
         """Leave the relay."""
@@ -72,40 +116,146 @@ class Link:
         if self._receiver is not None:
             self._receiver.stop()
             self._receiver = None
+        self._turn("closed", self._reason)
+
+    def renew(self) -> None:
+        """Make sure that exchange, queues and bindings are still there: without them nothing comes, and nobody says so.
+
+        Raises:
+            RelayError: they are not, and cannot be made.
+        """
+        for address in (self._inbox, *self._shared()):
+            self.transport.declare(address)
+
+    def is_gone(self, address: str) -> bool:
+        """Tell whether the relay has no queue for an address.
+
+        Raises:
+            RelayLost: the relay cannot tell, since the node with that queue is down.
+        """
+        try:
+            self.transport.depth(address)
+        except Unroutable:
+            return True
+        return False
 
     def is_current(self, delivered: Delivered) -> bool:
         """Tell whether a delivery belongs to the connection that stands now; others come again."""
         return delivered.connection == self.connection
 
-    def _taken_patience_s(self) -> float:
-        """After a broken connection the relay may believe for a while that the old one still reads the inbox."""
-        return 2.5 * limits.HEARTBEAT_S if self._resumes or self.reconnects else 0.0
+    def look(self) -> None:
+        """Look round while waiting for the relay: at whether to stop, and at what `watch` sees; and show it.
 
-    def _connect(self, deadline: float | None) -> None:
-        delay_s = limits.BACKOFF_FIRST_S
-        told = False
-        taken_at: float | None = None
+        Raises:
+            Interrupted: the peer is to stop.
+        """
+        if self._stopped.is_set():
+            raise Interrupted("Stopped; run the peer again and it goes on where it was.")
+        self.watch()
+        self._show()
+
+    def watch(self) -> None:
+        """Notice, and log, that the relay takes no messages for now, and that it does again."""
+        blocked = self.transport.blocked_reason
+        if blocked != self._blocked:
+            self._blocked = blocked
+            if blocked is not None:
+                self._turn("blocked", blocked)
+                log.warning("The relay takes no messages for now: %s. Waiting for it.", blocked)
+            elif self._state == "blocked":
+                self._turn("connected", "")
+                log.info("The relay takes messages again.")
+
+    def facts(self) -> dict[str, Any]:
+        """Return what the status says of the relay, as plain data for JSON.
+
+        `relay` holds:
+            state: `connecting` (never let in by it since the process began), `connected`, `blocked` (connected, but the
+                relay takes no messages: its memory or disk is full), `reconnecting` or `closed`.
+            since: when that began, in seconds since 1970.
+            host: `name:port` of the host that is connected; null otherwise, and for an embedded relay.
+            tries: attempts in a row that failed; each asks every host once.
+            reason: why the last of them failed, or why the connection broke, or why the relay takes nothing; "" if all
+                is well.
+            reconnects: connections that broke since the process began.
+        """
+        return {
+            "relay": {
+                "state": self._state,
+                "since": round(self._since, 3),
+                "host": self.transport.connected_to,
+                "tries": self._tries,
+                "reason": self._reason,
+                "reconnects": self.reconnects,
+            }
+        }
+
+    def _connect(self) -> bool:
+        failing_since: dict[type[RelayError], float] = {}
         while True:
-            self.close()
             try:
-                self.transport.connect()
-                for address in (self._inbox, *self._shared()):
-                    self.transport.declare(address)
-                self.transport.subscribe(self._inbox)
+                has_lost = self._try()
                 break
-            except (RelayUnreachable, RelayLost, InboxTaken) as error:
+            except RelayError as error:
                 self.transport.close()
-                if isinstance(error, InboxTaken):
-                    taken_at = taken_at or time.monotonic()
-                    if time.monotonic() - taken_at >= self._taken_patience_s():
-                        raise
-                if deadline is not None and time.monotonic() >= deadline:
+                self._tries += 1
+                self._reason = error.message
+                kind = next((kind for kind in (InboxTaken, RelayRefused) if isinstance(error, kind)), RelayError)
+                failing_since = {kind: failing_since.get(kind, time.monotonic())}
+                if time.monotonic() - failing_since[kind] >= self._patience_s(kind):
                     raise
-                if not told:
-                    self._on_wait(error.message)
-                    told = True
-            if self._stopped.wait(delay_s * random.uniform(0.5, 1.0)):  # noqa: S311 (spreads retries; not secret)
-                raise Interrupted("Stopped while waiting for the relay.")
-            delay_s = min(limits.BACKOFF_LAST_S, delay_s * 2)
+                self._say_why(error.message)
+            self._pause()
         self.connection += 1
         self._receiver = Receiver(self.transport, self._inputs, self.connection)
+        self._connected_at = time.monotonic()
+        where = self.transport.connected_to
+        again = " again" if self.connection > 1 or self._tries else ""
+        if again or where:
+            log.info("Connected%s%s.", again, f" to {where}" if where else "")
+        self._tries, self._said = 0, ("", -math.inf)
+        self._turn("connected", "")
+        return has_lost
+
+    def _try(self) -> bool:
+        self.transport.connect()
+        is_gone = [self.is_gone(address) for address in (self._inbox, *self._shared())]
+        self.renew()
+        self.transport.subscribe(self._inbox)
+        return any(is_gone) and (self._resumes or self.connection > 0)
+
+    def _patience_s(self, kind: type[RelayError]) -> float:
+        """Return for how long failures of one kind in a row are borne with."""
+        if self.connection:
+            return math.inf
+        # The lock on the journal keeps a second process away. When a peer resumes it is its own shadow that reads the
+        # inbox: the relay does not notice that a connection has died before two heartbeats are missing, nor, while it
+        # is short of memory or disk, as long as that lasts.
+        if kind is InboxTaken and not self._resumes:
+            return 0.0
+        asked_for = limits.BROKER_WAIT_S if self._wait_s is None else self._wait_s
+        if kind is RelayRefused:
+            return asked_for if self._resumes else 0.0
+        return math.inf if self._resumes and self._wait_s is None else asked_for
+
+    def _pause(self) -> None:
+        """Wait for a random while: anything up to twice as long as the time before, with a bound."""
+        until = time.monotonic() + random.uniform(0, self._longest_delay_s)  # noqa: S311 (spreads retries; not secret)
+        self._longest_delay_s = min(limits.BACKOFF_LAST_S, self._longest_delay_s * 2)
+        while True:
+            self.look()
+            left_s = until - time.monotonic()
+            if left_s <= 0:
+                return
+            self._stopped.wait(min(left_s, limits.LOOK_S))
+
+    def _say_why(self, why: str) -> None:
+        said, at = self._said
+        if why != said or time.monotonic() - at >= limits.SAY_AGAIN_S:
+            self._said = why, time.monotonic()
+            log.warning("%s Waiting for the relay.", why)
+
+    def _turn(self, state: str, reason: str) -> None:
+        self._reason = reason
+        if state != self._state:
+            self._state, self._since = state, time.time()

@@ -19,7 +19,7 @@ from ppdl_mq.config import limits
 from ppdl_mq.config.manifest import Manifest
 from ppdl_mq.crypto.agreement import new_secret
 from ppdl_mq.crypto.identity import Identity
-from ppdl_mq.errors import IllegalEvent, Interrupted, PpdlError, RelayLost, Unroutable
+from ppdl_mq.errors import IllegalEvent, Interrupted, PpdlError, RelayError
 from ppdl_mq.numeric.flatten import check_finite
 from ppdl_mq.peer.blobs import Blobs
 from ppdl_mq.peer.driver import Driver
@@ -68,7 +68,7 @@ class Runner:
         worker: trains.
         sample_seed: the peer's secret, 32 bytes.
         transport: to the relay, not yet connected.
-        broker_wait_s: how long to wait for a relay that does not answer at the start.
+        broker_wait_s: how long to wait for a relay that does not answer at the start; see `Link`.
         patience_s: how long to wait for a message before asking for it again, the first time.
         audit_rate: in masked-average, how often this peer has a sum recomputed, 0 to 1.
     """
@@ -83,7 +83,7 @@ class Runner:
         sample_seed: bytes,
         transport: Transport,
         *,
-        broker_wait_s: float = limits.BROKER_WAIT_S,
+        broker_wait_s: float | None = None,
         patience_s: float = limits.PATIENCE_FIRST_S,
         audit_rate: float = 0.0,
     ) -> None:
@@ -156,8 +156,9 @@ class Runner:
             resumes=self.state.phase is not Phase.NEW,
             wait_s=broker_wait_s,
             stopped=self._stopped,
-            on_wait=lambda why: log.warning("%s Waiting for the relay.", why),
+            show=lambda: self.facts.show(),
         )
+        self._has_lost_queue = False
         self._first_patience_s = self._patience_s = patience_s
         self._asked_at = time.monotonic()
         self.facts = Facts(
@@ -204,7 +205,7 @@ class Runner:
             if self.journal.fact(_LEFT_FACT) is not None:
                 self.driver.resume()
             else:
-                self.link.up()
+                self._has_lost_queue = self.link.up()
                 self._begin()
                 while not self._go_round():
                     pass
@@ -238,6 +239,7 @@ class Runner:
             self.hands.before_round()
             self.mailroom.work()
             self._take_orders()
+            self._ask_for_what_was_lost()
             self._publish()
             self.facts.show()
             if self.state.phase in _OVER and not self.outbox.unsent_to():
@@ -245,13 +247,14 @@ class Runner:
             self._take(self._next_inputs())
             self._ask_again_if_overdue()
             self.mailroom.check_manifests()
-        except (RelayLost, Unroutable) as error:  # Unroutable: somebody has removed a queue that all share
+            self.link.watch()
+        except RelayError as error:  # also Unroutable: somebody has removed a queue that all share
             if self._stopped.is_set():  # it may be `stop` that hung up
                 raise Interrupted(_STOPPED) from None
-            log.warning("%s Reconnecting.", error.message)
             self.hands.reconnecting()
-            self.link.again()
-            log.info("Connected again.")
+            self._has_lost_queue |= self.link.again(
+                error, received=self.facts.received, published=self.outbox.published_messages
+            )
         return False
 
     def _publish(self) -> None:
@@ -265,8 +268,10 @@ class Runner:
         """Tell whether the machine is to be told that a letter was sent."""
         if fate is not Fate.NO_INBOX:
             return fate is Fate.CONFIRMED
-        # Who had an inbox and has none any more needs nothing: all keep theirs until they have all they need.
-        return self.state.phase is Phase.ENDED or self.driver.machine.may_be_gone(self.state, letter.kind)
+        # Who had an inbox and has none any more needs nothing: all keep theirs until they have all they need. But a
+        # message comes back, too, from an inbox whose binding is gone, or that is on a node which is down.
+        may_be_gone = self.state.phase is Phase.ENDED or self.driver.machine.may_be_gone(self.state, letter.kind)
+        return may_be_gone and self.link.is_gone(letter.recipient)
 
     def _note_sent(self, letters: list[Letter]) -> None:
         """Tell the machine what the relay has confirmed, in one transaction."""
@@ -334,10 +339,23 @@ class Runner:
         if not waiting_for or time.monotonic() - max(news_at, self._asked_at) < self._patience_s:
             return
         log.info("Nothing has come for %d s; asking %s again.", self._patience_s, ", ".join(waiting_for))
+        self._patience_s = min(limits.PATIENCE_LAST_S, self._patience_s * 2)
+        self.link.renew()
+        self._ask()
+
+    def _ask_for_what_was_lost(self) -> None:
+        """Ask at once where a queue was gone from the relay, and what lay in it with it."""
+        if not self._has_lost_queue:
+            return
+        self._has_lost_queue = False
+        if waiting_for := self.driver.waiting_for():
+            log.warning("A queue of ours was gone from the relay; asking %s again.", ", ".join(waiting_for))
+            self._ask()
+
+    def _ask(self) -> None:
         self.hands.overdue()
         self.driver.post(Overdue())
         self._asked_at = time.monotonic()
-        self._patience_s = min(limits.PATIENCE_LAST_S, self._patience_s * 2)
 
     def _leave(self) -> None:
         """Clean up at the relay. The trial has ended: what cannot be removed now is an administrator's to remove."""

@@ -63,9 +63,10 @@ class Transport(abc.ABC):
     _look: Callable[[], None] | None = None
 
     def look_round(self, look: Callable[[], None]) -> None:
-        """Have `look` called several times a second by whichever thread waits long for the relay; it may raise.
+        """Have `look` called several times a second by a thread that waits for the relay, in any method but `receive`.
 
-        What it raises ends the wait in `connect`. So a peer that waits can still be stopped, and say why it waits.
+        What it raises ends the wait, and the connection is of no more use then: `close` it. So a peer whose relay takes
+        nothing for now can still be stopped, and say why it waits.
         """
         self._look = look
 

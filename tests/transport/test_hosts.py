@@ -38,13 +38,14 @@ class Session:
     failing: Failing
     tried: list[str]
 
-    def __init__(self, broker: BrokerAddress, *_: object, where: str) -> None:
+    def __init__(self, broker: BrokerAddress, _: Names, __: str, look: Callable[[], None], *, where: str) -> None:
         (self._host,) = broker.hosts
+        self._look = look
         self.link = self
 
-    def open(self, look: Callable[[], None]) -> None:
+    def open(self) -> None:
         self.tried.append(str(self._host))
-        look()
+        self._look()
         if self._host.name in self.failing:
             raise self.failing[self._host.name]
 

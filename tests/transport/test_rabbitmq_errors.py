@@ -66,6 +66,7 @@ CHANNEL = [
     (403, "ACCESS_REFUSED - queue 'q' in vhost '/' in exclusive use", InboxTaken),
     (403, "ACCESS_REFUSED - read access to queue 'q' refused", RelayRefused),
     (404, "NOT_FOUND - no queue 'q' in vhost '/'", Unroutable),
+    (404, "NOT_FOUND - home node 'r@b' of durable queue 'q' in vhost '/' is down or inaccessible", RelayLost),
     (404, "NOT_FOUND - no exchange 'e' in vhost '/'", RelayRefused),
     (405, "RESOURCE_LOCKED - cannot obtain exclusive access to locked queue", RelayRefused),
     (406, "PRECONDITION_FAILED - message size 5 is larger than configured max size 4", MessageTooLarge),

@@ -30,9 +30,9 @@ from ppdl_mq.transport.rabbitmq.topology import Topology
 class _Session:
     """One connection and its four channels: topology, publishing, the inbox, and `get`."""
 
-    def __init__(self, broker: BrokerAddress, names: Names, peer: str, *, where: str) -> None:
+    def __init__(self, broker: BrokerAddress, names: Names, peer: str, look: Callable[[], None], *, where: str) -> None:
         (parameters,) = connection_parameters(broker, trial=names.trial, peer=peer)
-        self.link = Link(parameters, broker, on_lost=self._on_lost, where=where)
+        self.link = Link(parameters, broker, on_lost=self._on_lost, look=look, where=where)
         self.topology = Topology(self.link, names, declare=broker.declare, queue_type=broker.queue_type)
         self.publisher = Publisher(self.link, names.exchange)
         self.inbox = Inbox(self.link)
@@ -98,9 +98,9 @@ class RabbitMQTransport(Transport):
             host = self._hosts[self._next]
             self._next = (self._next + 1) % len(self._hosts)
             where = str(host) if len(self._hosts) > 1 else ""
-            session = _Session(self._broker.at(host), self._names, self._peer, where=where)
+            session = _Session(self._broker.at(host), self._names, self._peer, self._waits, where=where)
             try:
-                session.link.open(self._waits)
+                session.link.open()
             except RelayError as error:
                 failures.append(error)
             else:

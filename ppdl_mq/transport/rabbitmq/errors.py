@@ -24,6 +24,9 @@ from ppdl_mq.errors import (
 
 _IS_IT_UP: Final = "Is the broker up, and the port open on the way?"
 
+# A classic queue is on one node of a cluster: the others say "home node ... is down or inaccessible" of it.
+_IS_DOWN: Final = "down or inaccessible"
+
 # Arguments with which a queue drops messages by itself, or goes away.
 _LOSSY = ("x-message-ttl", "x-expires", "x-max-length", "x-max-length-bytes", "durable", "auto_delete", "exclusive")
 
@@ -131,6 +134,8 @@ def channel_error(error: BaseException, address: str) -> RelayError:
             f"The trial's exchange does not exist: {text}.",
             hint="Ask the administrator to declare it, or set declare = true where this user may.",
         )
+    if code == 404 and _IS_DOWN in text:
+        return RelayLost(f"The node of the relay that keeps the queue of {address!r} is down: {text}.")
     if code == 404:
         return Unroutable(address)
     if code == 311 or (code == 406 and "message size" in text):
@@ -151,6 +156,11 @@ def channel_error(error: BaseException, address: str) -> RelayError:
 def is_code(error: BaseException, *codes: int) -> bool:
     """Tell whether the broker closed a channel with one of these reply codes."""
     return isinstance(error, amqp.ChannelClosedByBroker) and error.reply_code in codes
+
+
+def is_missing(error: BaseException) -> bool:
+    """Tell whether the broker knows no such queue or exchange, rather than not reaching it now."""
+    return is_code(error, 404) and _IS_DOWN not in str(error)
 
 
 def loses_messages(error: amqp.ChannelClosedByBroker) -> bool:

@@ -18,7 +18,6 @@ from ppdl_mq.config.broker import BrokerAddress
 from ppdl_mq.errors import RelayError, RelayLost, RelayUnreachable
 from ppdl_mq.transport.rabbitmq.errors import lost, opening_error
 
-LOOK_S: Final = 0.2  # between two looks round of a thread that waits
 _CLOSE_TIMEOUT_S: Final = 5.0
 _RECEIVE_BYTES: Final = 128 * 1024
 
@@ -49,6 +48,7 @@ class Link:
     Args:
         parameters: pika's, with the password.
         broker: for messages; holds no password.
+        look: called again and again by a thread that waits for the relay; what it raises ends the wait.
         where: which of its hosts, for messages; empty where there is one only.
         on_lost: called once, on the I/O thread, when the connection is gone; wakes whoever waits elsewhere.
     """
@@ -59,6 +59,7 @@ class Link:
         broker: BrokerAddress,
         on_lost: Callable[[RelayError], None],
         *,
+        look: Callable[[], None],
         where: str = "",
     ) -> None:
         # pika logs what it also raises; without any handler Python would print it over the terminal.
@@ -67,6 +68,7 @@ class Link:
             pika_log.addHandler(logging.NullHandler())
         self._parameters = parameters
         self._broker = broker
+        self.look = look
         self._where = where
         self._on_lost = on_lost
         self._lock = threading.Lock()
@@ -78,11 +80,8 @@ class Link:
         self.connection: pika.SelectConnection = None  # of the I/O thread
         self.blocked_reason: str | None = None
 
-    def open(self, look: Callable[[], None]) -> None:
+    def open(self) -> None:
         """Connect and log in.
-
-        Args:
-            look: called again and again while this waits; what it raises ends the attempt.
 
         Raises:
             RelayUnreachable: nobody answers within `limits.HOST_S`.
@@ -91,8 +90,8 @@ class Link:
         self._thread.start()
         deadline = time.monotonic() + limits.HOST_S  # pika bounds each address of a host, not all, nor its resolution
         try:
-            while not wait([self._opening], timeout=LOOK_S).done:
-                look()
+            while not wait([self._opening], timeout=limits.LOOK_S).done:
+                self.look()
                 if time.monotonic() >= deadline:
                     raise RelayUnreachable(
                         f"{self._where or self._broker} does not answer: no login in {limits.HOST_S:.0f} s.",
@@ -142,7 +141,11 @@ class Link:
             self._questions.add(answer)
             self._loop.add_callback_threadsafe(start)
         try:
-            return answer.result()
+            while True:
+                try:
+                    return answer.result(timeout=limits.LOOK_S)
+                except TimeoutError:
+                    self.look()  # it may be long: a blocked connection answers nothing
         finally:
             with self._lock:
                 self._questions.discard(answer)

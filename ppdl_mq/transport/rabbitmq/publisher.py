@@ -10,8 +10,10 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 import pika
+from pika import exceptions as amqp
 from pika.channel import Channel
 
+from ppdl_mq.config import limits
 from ppdl_mq.errors import NotTaken, RelayError, RelayLost, Unroutable
 from ppdl_mq.transport.rabbitmq.errors import channel_error, is_code, lost
 from ppdl_mq.transport.rabbitmq.lane import Lane
@@ -58,6 +60,7 @@ class Publisher:
         self._next_tag = 1
         self._flush_is_due = False
         self._error: RelayError | None = None  # that ends the call
+        self._is_left = False
 
     def publish(self, address: str, bodies: Iterable[bytes]) -> None:
         """Publish in order and wait until all is confirmed, or something went wrong with one of them."""
@@ -68,14 +71,17 @@ class Publisher:
     def publish_all(self, sets: Iterable[tuple[str, Iterable[bytes]]]) -> list[Unroutable | NotTaken | None]:
         """Publish several sets and wait for all confirms once; return for each why it was not taken, or None."""
         with self._turn:
+            if self._is_left:
+                raise RelayLost("A publication on this connection was left in the middle.")
             with self._changed:
                 self._sets, self._error = [], None
             try:
                 for address, bodies in sets:
                     self._hand_over_set(address, bodies)
             finally:  # also when `bodies` raises: what is under way must not be taken for part of the next call
-                with self._changed:
-                    self._changed.wait_for(lambda: self._nothing_under_way)
+                self._is_left = True  # if not even that can be waited for
+                self._wait_until(lambda: self._nothing_under_way)
+                self._is_left = False
             if self._error is not None:
                 raise self._error
             return [each.refused for each in self._sets]
@@ -102,7 +108,7 @@ class Publisher:
     def _open(self, address: str) -> Channel:
         try:
             return self._lane.ask(give_channel)
-        except Exception as error:
+        except amqp.AMQPError as error:
             raise channel_error(error, address) from error
 
     def _hand_over(self, channel: Channel, current: _Set, body: bytes) -> bool:
@@ -111,8 +117,8 @@ class Publisher:
         def has_failed() -> bool:
             return self._error is not None or current.refused is not None
 
+        self._wait_until(lambda: has_failed() or self._has_room(len(body)))
         with self._changed:
-            self._changed.wait_for(lambda: has_failed() or self._has_room(len(body)))
             if has_failed():
                 return False
             self._outbox.append((current, body))
@@ -124,6 +130,14 @@ class Publisher:
             except RelayLost as error:
                 self._give_up(error)
         return True
+
+    def _wait_until(self, condition: Callable[[], bool]) -> None:
+        """Wait for confirms, which may be long where the relay takes nothing for now."""
+        while True:
+            with self._changed:
+                if self._changed.wait_for(condition, limits.LOOK_S):
+                    return
+            self._link.look()
 
     def _has_room(self, size: int) -> bool:
         if self._nothing_under_way:

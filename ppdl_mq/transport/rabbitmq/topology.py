@@ -16,11 +16,11 @@ from pika.channel import Channel
 
 from ppdl_mq.errors import RelayRefused, Unroutable
 from ppdl_mq.transport.address import WEIGHTS, Names
-from ppdl_mq.transport.rabbitmq.errors import channel_error, is_code, loses_messages
+from ppdl_mq.transport.rabbitmq.errors import channel_error, is_code, is_missing, loses_messages
 from ppdl_mq.transport.rabbitmq.lane import Lane
 from ppdl_mq.transport.rabbitmq.link import Link, give
 
-_MISSING_RIGHT, _MISSING, _DIFFERENT = 403, 404, 406
+_MISSING_RIGHT, _DIFFERENT = 403, 406
 
 Call = Callable[[Channel, Callable[[Any], None]], object]
 
@@ -41,13 +41,10 @@ class Topology:
         self._names = names
         self._declare = declare
         self._queue_type = queue_type
-        self._exchange_is_there = False
 
     def declare(self, address: str) -> None:
         """Make sure that exchange, queue and binding exist, as far as our rights go."""
-        if not self._exchange_is_there:
-            self._ensure_exchange(address)
-            self._exchange_is_there = True
+        self._ensure_exchange(address)  # each time: somebody may have removed it since
         if self._ensure_queue(address):
             self._bind(address)
 
@@ -113,7 +110,7 @@ class Topology:
         try:
             self._ask(self._queue_check(address))
         except amqp.AMQPError as error:
-            if is_code(error, _MISSING):
+            if is_missing(error):
                 hint = "Ask the broker's administrator to declare and bind it."
                 if address == WEIGHTS:  # a second broker may be why: a get crosses neither federation nor shovel
                     hint += " All peers of a server-aided trial need one broker in common."
