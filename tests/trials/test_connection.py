@@ -164,6 +164,36 @@ def test_queues_that_are_deleted_under_their_readers(make: Callable[..., Scene])
     assert sum(runner.link.reconnects for runner in scene.trial.runners.values()) >= len(scene.manifest.peer_names)
 
 
+def test_a_channel_that_the_relay_closes(make: Callable[..., Scene]) -> None:
+    """As the delivery timeout does: with 406, PRECONDITION_FAILED."""
+    scene = make("fully-connected")
+    names = scene.manifest.peer_names
+    scene.start()
+    scene.wait_for_turn(4)
+    for name in names:
+        session = scene.trial.runners[name].link.transport._current  # type: ignore[attr-defined]
+        for lane in (session.inbox._lane, session.publisher._lane):
+            session.link.submit(lambda lane=lane: lane.channel.basic_ack(999_999))
+    for name in names:
+        eventually(lambda name=name: scene.trial.runners[name].link.reconnects > 0, True)
+    scene.finish()
+
+
+def test_a_queue_that_refuses_what_is_over_its_length(node: RabbitNode, make: Callable[..., Scene]) -> None:
+    """The relay answers with nacks; what it did not take is published again until it does."""
+    scene = make("fully-connected")
+    names = scene.manifest.peer_names
+    policy = json.dumps({"max-length": 0, "overflow": "reject-publish"})
+    node.ctl("set_policy", scene.manifest.name, f"^{scene.prefix}\\.", policy, "--apply-to", "queues")
+    scene.start()
+    runners = scene.trial.runners
+    waiting = {name: tuple(other for other in names if other != name) for name in names}
+    eventually(lambda: {name: runners[name].outbox.unsent_to() for name in names if name in runners}, waiting)
+    node.ctl("clear_policy", scene.manifest.name)
+    scene.finish()
+    assert [runners[name].link.reconnects for name in names] == [0, 0, 0]
+
+
 def test_an_exchange_that_is_deleted(node: RabbitNode, make: Callable[..., Scene]) -> None:
     """The bindings go with it. Who publishes finds out; who waits makes sure of his own when his patience ends."""
     scene = make("fully-connected", patience_s=3.0)
