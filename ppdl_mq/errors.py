@@ -16,6 +16,7 @@ PpdlError
 │   │   ├── NotFinite       weights became NaN or infinite
 │   │   └── Interrupted     stopped before the end of a turn
 │   ├── Overflow            a weight does not fit
+│   ├── Unwell              a peer is not running, or its loop hangs
 │   ├── TooFewPeers         fewer are left than the manifest wants
 │   ├── Dropped             the others go on without this peer
 │   └── IllegalEvent        a machine was driven wrongly: our own bug
@@ -228,6 +229,10 @@ class SplitView(Equivocation):
 
 class FalseSum(Equivocation):
     """A peer signed a sum that its parts do not add up to."""
+
+
+class Unwell(LocalError):
+    """A peer is not running although its trial has not ended, or its loop does not go round any more."""
 
 
 class TooFewPeers(LocalError):

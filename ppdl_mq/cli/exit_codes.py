@@ -17,6 +17,7 @@ REMOTE: Final = 7
 RUNNING: Final = 8
 STATE: Final = 9
 DISK_FULL: Final = 10
+UNWELL: Final = 11
 INTERRUPTED: Final = 130  # as shells report SIGINT
 
 MEANINGS: Final = {
@@ -31,7 +32,8 @@ MEANINGS: Final = {
     RUNNING: "already running",
     STATE: "state folder: damaged, or another's",
     DISK_FULL: "disk full: make room, and run again",
-    INTERRUPTED: "interrupted",
+    UNWELL: "peer status --check: not running, or hangs",
+    INTERRUPTED: "stopped by Ctrl-C or SIGTERM; run again to go on",
 }
 
 # The first class that fits decides, so the narrower ones stand first.
@@ -43,6 +45,7 @@ _CODES: Final[tuple[tuple[type[errors.PpdlError], int], ...]] = (
     (errors.IdentityError, IDENTITY),
     (errors.DiskFull, DISK_FULL),
     (errors.JournalError, STATE),
+    (errors.Unwell, UNWELL),
     (errors.DataError, WORK),
     (errors.ModelError, WORK),
     (errors.TrainingError, WORK),

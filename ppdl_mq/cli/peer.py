@@ -15,6 +15,7 @@ from ppdl_mq.cli.arguments import arguments_of, config_option, file_argument
 from ppdl_mq.cli.fresh import fresh_option, start_afresh, yes_option
 from ppdl_mq.cli.passphrase import known_passphrase
 from ppdl_mq.cli.peer_orders import drop, leave
+from ppdl_mq.cli.peer_status import status
 from ppdl_mq.cli.terminal import Terminal, json_option, log_format_option
 from ppdl_mq.config import writing
 from ppdl_mq.config.broker import BrokerAddress
@@ -25,7 +26,7 @@ from ppdl_mq.crypto.identity import Identity
 from ppdl_mq.errors import PeerFileError
 from ppdl_mq.peer.identity_file import is_sealed, read_identity
 from ppdl_mq.peer.progress import PROGRESS_NAME, final_entry
-from ppdl_mq.peer.status import is_of_rounds, read_status
+from ppdl_mq.peer.status import kept_phase
 from ppdl_mq.protocol.phases import Phase
 from ppdl_mq.protocol.terms import Terms
 from ppdl_mq.wire.trial_id import trial_id
@@ -156,7 +157,14 @@ def run(
     from ppdl_mq.peer.running import run_peer  # imports torch
 
     terminal.start_log(quiet=quiet)
-    model = run_peer(manifest, settings, identity, folder=config.absolute().parent, on_ready=_stop_on_signals)
+    model = run_peer(
+        manifest,
+        settings,
+        identity,
+        folder=config.absolute().parent,
+        on_ready=_stop_on_signals,
+        environment=os.environ,
+    )
     kept = model
     progress = kept.parent / PROGRESS_NAME
     if not kept.exists():
@@ -169,7 +177,7 @@ def run(
     if out is not None:
         model = writing.copy(kept, out, error=PeerFileError)
     result = final_entry(kept.parent) or {}
-    has_left = read_status(settings, manifest)["phase"] == Phase.LEFT.value
+    has_left = kept_phase(settings, manifest) == Phase.LEFT.value
     name = manifest.name
     ended = f"This organisation has left the trial {name}" if has_left else f"The trial {name} has ended"
     again = f"\nTo run the same trial again, one gives it a new nonce, and sends it round: ppdl-mq trial renew {trial}"
@@ -179,24 +187,9 @@ def run(
     )
 
 
-@peer.command()
-@config_option
-@click.option("--trial", type=click.Path(path_type=Path), help="The manifest, where several trials share the settings.")
-@json_option
-@click.pass_obj
-def status(terminal: Terminal, config: Path, trial: Path | None) -> None:
-    """Say how far the trial is at this peer.
-
-    \b
-    Example:
-      ppdl-mq peer status --config mercy.toml
-    """
-    found = read_status(read_settings(config), read_manifest(trial) if trial else None)
-    terminal.answer(found, _status_text(found))
-
-
 peer.add_command(drop)
 peer.add_command(leave)
+peer.add_command(status)
 
 
 def _own_identity(settings: PeerSettings) -> Identity:
@@ -232,36 +225,6 @@ def _quality(result: dict[str, Any]) -> str:
         return ""
     right = "" if accuracy is None else f"accuracy {accuracy:.1%}, "
     return f"\nOn the own hold-out ({rows} rows): {right}loss {loss:.4f}."
-
-
-def _status_text(found: dict[str, Any]) -> str:
-    waits = f", waiting for {', '.join(found['waiting_for'])}" if found["waiting_for"] else ""
-    since = f" for {found['phase_s']} s" if found["running"] else ""
-    lines = [
-        f"{found['peer']} in trial {found['trial']} ({found['trial_id'][:12]}), "
-        + ("running" if found["running"] else "not running"),
-        f"  {found['phase']}{since}{waits}; {_how_far(found)}",
-        f"  received {found['received']} messages, published {found['published_messages']}"
-        f" ({found['published_bytes']} bytes), reconnected {found['reconnects']} times",
-    ]
-    for gone, words in (("dropped", "dropped by this organisation"), ("left", "left")):
-        lines += [f"  {words}: {', '.join(found[gone])}"] if found.get(gone) else []
-    if found["not_there_yet"]:
-        lines.append(f"  no inbox yet: {', '.join(found['not_there_yet'])}")
-    if found["refused"]:
-        lines.append("  refused: " + ", ".join(f"{count} {name}" for name, count in found["refused"].items()))
-    return "\n".join(lines)
-
-
-def _how_far(found: dict[str, Any]) -> str:
-    """Say how far the trial is: in turns, or in the rounds of masked-average."""
-    if not is_of_rounds(found):
-        return f"turn {found['turn']} of {found['turns']}"
-    is_evaluation = found["step"] > 0 and found["step"] % 2 == 0  # docs/PROTOCOL.md, section 13
-    word = ", in 64 bits" if found["word"] == 64 and not is_evaluation else ""  # an evaluation always is
-    members = len(found["members"])
-    what = f"{'evaluation of ' if is_evaluation else ''}round {found['round']} of {found['rounds']}"
-    return f"{what}, attempt {found['attempt']}, {members} member{'' if members == 1 else 's'}{word}"
 
 
 def _data(given: str, arguments: dict[str, Any]) -> tuple[str, dict[str, Any]]:

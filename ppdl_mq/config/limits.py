@@ -56,6 +56,11 @@ MAX_STATE_BYTES: Final = 4 * 1024 * 1024  # of a machine's state in the journal
 MAX_PARKED_PER_SENDER: Final = 4  # parts that cannot be opened before the session is known
 MAX_REFUSED_HEAD_BYTES: Final = 256  # of a refused message, kept for inspection
 
+# What people see, in seconds.
+INBOX_EVERY_S: Final = 30.0  # between two looks at how much waits in the own inbox
+HEALTHY_S: Final = 120.0  # a status that is older is one of a loop that hangs
+STARTING_S: Final = 600.0  # before the loop begins: reading the data, building the model
+
 # Being stopped.
 STOP_S: Final = 5.0  # how long a step of training, or a relay that takes nothing, is waited for
 

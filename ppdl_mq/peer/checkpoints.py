@@ -20,11 +20,11 @@ from typing import Final
 
 from ppdl_mq.numeric.flatten import Buffer
 from ppdl_mq.peer.durable import sync_folder
+from ppdl_mq.peer.folders import CHECKPOINT_ENDING
 
 log = logging.getLogger("ppdl_mq.peer")
 
-_ENDING: Final = ".checkpoint"
-_UNFINISHED: Final = _ENDING + ".unfinished"  # ends the name of a file that is being written
+_UNFINISHED: Final = CHECKPOINT_ENDING + ".unfinished"  # ends the name of a file that is being written
 _NAME: Final = re.compile(r"turn-[0-9]+\.checkpoint(\.unfinished)?")
 _READ_FLAGS: Final = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
 
@@ -113,7 +113,7 @@ class Checkpoints:
         self._remove_all_but(None)
 
     def _path(self, number: int) -> Path:
-        return self._folder / f"turn-{number}{_ENDING}"
+        return self._folder / f"turn-{number}{CHECKPOINT_ENDING}"
 
     def _remove_all_but(self, kept: str | None) -> None:
         for path in self._folder.iterdir():

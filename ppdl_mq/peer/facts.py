@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 
+from ppdl_mq.config import limits
 from ppdl_mq.config.manifest import Manifest
 from ppdl_mq.peer.driver import Driver
 from ppdl_mq.peer.hands import Hands
+from ppdl_mq.peer.heartbeat import Heartbeat
 from ppdl_mq.peer.link import Link
+from ppdl_mq.peer.mailroom import Mailroom
 from ppdl_mq.peer.outbox import Outbox
 from ppdl_mq.peer.progress import Progress
 from ppdl_mq.peer.quarantine import Quarantine
@@ -30,6 +34,8 @@ class Facts:
         link: knows the relay.
         hands: know what only their protocol has.
         progress: writes it.
+        mailroom: knows who was heard when.
+        heartbeat: is told that the loop goes round.
     """
 
     def __init__(
@@ -42,6 +48,8 @@ class Facts:
         link: Link,
         hands: Hands,
         progress: Progress,
+        mailroom: Mailroom,
+        heartbeat: Heartbeat,
     ) -> None:
         self._terms = terms
         self._manifest = manifest
@@ -51,14 +59,32 @@ class Facts:
         self._link = link
         self._hands = hands
         self._progress = progress
+        self._mailroom = mailroom
+        self._heartbeat = heartbeat
         self._said = ""
+        self._waiting_since: dict[str, float] = {}
+        self._inbox_messages: int | None = None
+        self._inbox_asked_at = -math.inf
+        # Of the process before: a restart must not make it look as if nobody had been heard for ever.
+        self._contacts_before = progress.last_contacts(terms.others)
         self.received = self.received_bytes = 0  # of the inbox
+        self.asked_again = 0
 
     def show(self, *, now: bool = False) -> None:
-        """Bring status and log up to date; unless `now`, not more often than the status is written."""
+        """Bring status and log up to date; unless `now`, not more often than the status is written.
+
+        To be called again and again by whatever holds the loop up: the status' time, and the service manager's
+        watchdog, tell a loop that hangs from one that waits.
+        """
         waiting_for, without_inbox = self._driver.waiting_for(), self._outbox.without_inbox()
         self._say(waiting_for, without_inbox)
         state = self._driver.state
+        waits = f", waiting for {', '.join(waiting_for)}" if waiting_for else ""
+        self._heartbeat.beat(f"{state.phase.value}{waits}")
+        if not now and not self._progress.is_due():
+            return
+        at = round(time.time(), 3)
+        self._waiting_since = {name: self._waiting_since.get(name, at) for name in waiting_for}
         self._progress.show(
             {
                 "trial": self._manifest.name,
@@ -68,6 +94,8 @@ class Facts:
                 "phase_s": round(time.monotonic() - self._driver.phase_since),
                 **self._driver.machine.progress(state),
                 "waiting_for": list(waiting_for),
+                "waiting_since": dict(self._waiting_since),
+                "last_contact": {**self._contacts_before, **self._mailroom.contacts},
                 "not_there_yet": list(without_inbox),
                 "phase_seconds": self._driver.seconds_by_phase(),
                 "received": self.received,
@@ -75,13 +103,30 @@ class Facts:
                 "published_messages": self._outbox.published_messages,
                 "published_bytes": self._outbox.published_bytes,
                 "reconnects": self._link.reconnects,
+                "asked_again": self.asked_again,
+                "sent_again": self._mailroom.resent,
+                "unsent": self._outbox.unsent(),
+                "inbox_messages": self._inbox_messages,
                 "refused": self._quarantine.counts(),
                 **self._link.facts(),
                 **self._progress.tally.facts(),
+                "set_aside": self._quarantine.kept(),
+                "checkpoint_at": self._progress.checkpoint_at(),
                 **self._hands.facts(),
             },
             now=now,
         )
+
+    def look_at_inbox(self) -> None:
+        """Count now and then what waits for this peer at the relay, beyond what it has been handed already.
+
+        Raises:
+            RelayError: the relay is lost, or does not have the inbox any more.
+        """
+        if time.monotonic() - self._inbox_asked_at < limits.INBOX_EVERY_S:
+            return
+        self._inbox_asked_at = time.monotonic()
+        self._inbox_messages = self._link.transport.depth(self._terms.me)
 
     def _say(self, waiting_for: tuple[str, ...], without_inbox: tuple[str, ...]) -> None:
         """Log once for whom the session waits; in the turns that follow waiting is the rule."""

@@ -11,6 +11,7 @@ from ppdl_mq.wire.trial_id import trial_id
 
 JOURNAL_NAME: Final = "journal.sqlite"
 LOCK_NAME: Final = "lock"
+CHECKPOINT_ENDING: Final = ".checkpoint"
 GIVEN_UP_NAME: Final = "given-up"  # the file that keeps a trial from being run again here; see `peer/fresh.py`
 
 

@@ -83,6 +83,8 @@ class Mailroom:
         self._early: dict[int, _Early] = {}  # by row
         self._has_unparked = False  # by this process; one before may have died right before it did
         self.last_at = time.monotonic()
+        self.contacts: dict[str, float] = {}  # when a message of each peer was last taken whose signature held
+        self.resent = 0  # how often somebody asked for everything again, and got it
 
     def take(self, parts: Iterable[bytes]) -> None:
         """Keep parts; when this returns they are on disk, or refused, and may be acknowledged."""
@@ -161,8 +163,11 @@ class Mailroom:
                 blob_bytes=opened.blob_bytes,
             )
             self._driver.post(received, also=lambda _, effects: self._settle(arrived, effects))
+            self._note_contact(header.sender)
+            self.resent += header.kind is Kind.RESEND
             self._mismatches.pop(header.sender, None)
         except NotYet:
+            self._note_contact(header.sender)
             self._early[row] = _Early(self._driver.moves, arrived)
             return None
         except Equivocation as error:
@@ -177,6 +182,10 @@ class Mailroom:
                 return error
         self._early.pop(row, None)
         return None
+
+    def _note_contact(self, name: str) -> None:
+        """Note that a peer was heard. What was refused does not count: the relay could play it again and again."""
+        self.contacts[name] = round(time.time(), 3)
 
     def _may_have_again(self, name: str) -> bool:
         """Tell whether a peer may have everything again: a small request must not make much traffic at will."""

@@ -250,6 +250,11 @@ class Outbox:
         rows = self._journal.db.execute("SELECT DISTINCT recipient FROM outgoing WHERE sent = 0 ORDER BY recipient")
         return tuple(recipient for (recipient,) in rows)
 
+    def unsent(self) -> dict[str, int]:
+        """Return how many messages the relay has not confirmed, by recipient, sorted."""
+        query = "SELECT recipient, count(*) FROM outgoing WHERE sent = 0 GROUP BY recipient ORDER BY recipient"
+        return dict(self._journal.db.execute(query).fetchall())
+
     def without_inbox(self) -> tuple[str, ...]:
         """Return the recipients whose inbox does not exist yet, sorted."""
         return tuple(sorted(name for name, waiting in self._waiting.items() if waiting.fate is Fate.NO_INBOX))

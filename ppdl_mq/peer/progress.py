@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import logging
 import math
 import os
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Final
 
+from ppdl_mq.peer.folders import CHECKPOINT_ENDING
 from ppdl_mq.peer.tally import Tally
 
 STATUS_NAME: Final = "status.json"
@@ -32,7 +35,6 @@ class Progress:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._written_at = 0.0
-        self._shown: dict[str, Any] = {}
         self._has_warned = False
         self.tally = Tally()
         # What `show` was given last, and when: replaced as a whole, never changed, so any thread may read it.
@@ -49,13 +51,16 @@ class Progress:
         except OSError as fault:
             self._warn(fault)
 
+    def is_due(self) -> bool:
+        """Tell whether the status may be written again: twice a second at most."""
+        return time.monotonic() - self._written_at >= _STATUS_EVERY_S
+
     def show(self, status: dict[str, Any], *, now: bool = False) -> None:
-        """Replace the status; unless `now`, not more often than twice a second."""
+        """Replace the status, if it is due or is wanted `now`."""
         self.latest = status | {"updated": round(time.time(), 3)}
-        if not now and (status == self._shown or time.monotonic() - self._written_at < _STATUS_EVERY_S):
+        if not now and not self.is_due():
             return
         self._written_at = time.monotonic()
-        self._shown = status
         complete = self.latest | {"pid": os.getpid()}
         path = self._folder / STATUS_NAME
         fresh = path.with_suffix(".new")
@@ -64,6 +69,28 @@ class Progress:
             fresh.replace(path)
         except OSError as fault:
             self._warn(fault)
+
+    def last_contacts(self, names: Iterable[str]) -> dict[str, float | None]:
+        """Return when each peer was last heard, as the process before this one wrote it; None where that is not known.
+
+        Args:
+            names: of the others.
+        """
+        try:
+            found = json.loads((self._folder / STATUS_NAME).read_text(encoding="utf-8"))["last_contact"]
+            return {name: None if found.get(name) is None else float(found[name]) for name in names}
+        except (OSError, ValueError, TypeError, KeyError, AttributeError):
+            return dict.fromkeys(names)
+
+    def checkpoint_at(self) -> float | None:
+        """Return when the checkpoint of the turn under way was written, in seconds since 1970; None without one."""
+        newest = 0.0
+        with contextlib.suppress(OSError), os.scandir(self._folder) as entries:
+            for entry in entries:
+                if entry.name.endswith(CHECKPOINT_ENDING):
+                    with contextlib.suppress(OSError):
+                        newest = max(newest, entry.stat().st_mtime)
+        return round(newest, 3) or None
 
     def _warn(self, fault: OSError) -> None:
         """Say once that people see less than there is. A trial does not end for that: the journal is what counts."""

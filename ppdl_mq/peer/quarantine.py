@@ -40,6 +40,12 @@ class Quarantine:
             count = db.execute("SELECT count FROM refused_count WHERE reason = ?", (reason,)).fetchone()[0]
         return int(count)
 
+    def kept(self) -> dict[str, int]:
+        """Return how many records are set aside, their bytes, and how many there is room for."""
+        size = "coalesce(sum(length(head) + length(CAST(reason AS BLOB))), 0)"
+        records, size_bytes = self._journal.db.execute(f"SELECT count(*), {size} FROM refused").fetchone()  # noqa: S608
+        return {"records": records, "bytes": size_bytes, "limit": limits.MAX_QUARANTINE_RECORDS}
+
     def counts(self) -> dict[str, int]:
         """Return how many messages were refused, by the name of the error."""
         return dict(self._journal.db.execute("SELECT reason, count FROM refused_count ORDER BY reason").fetchall())

@@ -27,6 +27,7 @@ from ppdl_mq.peer.evidence import refuse_after_equivocation
 from ppdl_mq.peer.facts import Facts
 from ppdl_mq.peer.hands import MODEL_NAME as MODEL_NAME
 from ppdl_mq.peer.hands import Tools
+from ppdl_mq.peer.heartbeat import Heartbeat
 from ppdl_mq.peer.inputs import Delivered, Input, Inputs, LinkDown, StopAsked, TrainingFailed, Worked
 from ppdl_mq.peer.intake import Intake
 from ppdl_mq.peer.journal import Journal
@@ -71,6 +72,7 @@ class Runner:
         broker_wait_s: how long to wait for a relay that does not answer at the start; see `Link`.
         patience_s: how long to wait for a message before asking for it again, the first time.
         audit_rate: in masked-average, how often this peer has a sum recomputed, 0 to 1.
+        heartbeat: tells a service manager that the loop goes round.
     """
 
     def __init__(
@@ -86,6 +88,7 @@ class Runner:
         broker_wait_s: float | None = None,
         patience_s: float = limits.PATIENCE_FIRST_S,
         audit_rate: float = 0.0,
+        heartbeat: Heartbeat | None = None,
     ) -> None:
         self.terms = terms
         self.manifest = manifest
@@ -125,6 +128,7 @@ class Runner:
             check_weights=lambda weights: check_finite(weights, worker.layout),
             resend_every_s=patience_s / 2,
         )
+        self._heartbeat = heartbeat or Heartbeat({})
         self._inputs: Inputs = queue.SimpleQueue()
         self._stopped, self._has_ended = threading.Event(), threading.Event()
         self.trainer = Trainer(self._inputs)
@@ -162,7 +166,16 @@ class Runner:
         self._first_patience_s = self._patience_s = patience_s
         self._asked_at = time.monotonic()
         self.facts = Facts(
-            terms, manifest, self.driver, self.outbox, self.quarantine, self.link, self.hands, self.progress
+            terms,
+            manifest,
+            self.driver,
+            self.outbox,
+            self.quarantine,
+            self.link,
+            self.hands,
+            self.progress,
+            self.mailroom,
+            self._heartbeat,
         )
 
     @property
@@ -198,6 +211,7 @@ class Runner:
             Interrupted: `stop` was called; a later run goes on.
             PpdlError: what keeps this peer from going on.
         """
+        self._heartbeat.beat("beginning")
         try:
             if self.state.phase in _OVER:
                 log.info("This trial has ended already.")
@@ -219,6 +233,7 @@ class Runner:
             self.trainer.stop()
             self.link.close()
             self.intake.close()
+            self._heartbeat.end()
             with contextlib.suppress(sqlite3.Error, PpdlError):  # what ended the run is to be told, not this
                 self.facts.show(now=True)
 
@@ -242,6 +257,7 @@ class Runner:
             self._ask_for_what_was_lost()
             self._publish()
             self.facts.show()
+            self.facts.look_at_inbox()
             if self.state.phase in _OVER and not self.outbox.unsent_to():
                 return True
             self._take(self._next_inputs())
@@ -353,6 +369,7 @@ class Runner:
             self._ask()
 
     def _ask(self) -> None:
+        self.facts.asked_again += 1
         self.hands.overdue()
         self.driver.post(Overdue())
         self._asked_at = time.monotonic()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Final
@@ -19,6 +19,7 @@ from ppdl_mq.peer.checkpoints import Checkpoints
 from ppdl_mq.peer.driver import has_begun
 from ppdl_mq.peer.exporter import shown
 from ppdl_mq.peer.folders import state_folder
+from ppdl_mq.peer.heartbeat import Heartbeat
 from ppdl_mq.peer.journal import Journal
 from ppdl_mq.peer.preflight import check_relay
 from ppdl_mq.peer.protocols import vector_words
@@ -41,6 +42,7 @@ def run_peer(
     *,
     folder: Path,
     on_ready: Callable[[Runner], None] = lambda _: None,
+    environment: Mapping[str, str] | None = None,
 ) -> Path:
     """Take part in a trial until it has ended; return the path of the model.
 
@@ -50,6 +52,7 @@ def run_peer(
         identity: its own.
         folder: of the settings' file; relative paths of the data start there.
         on_ready: is given the runner before it runs, so that a signal can stop it.
+        environment: of the process: where a service manager listens.
 
     Raises:
         PpdlError: what keeps this peer from taking part, or from going on.
@@ -89,6 +92,7 @@ def run_peer(
             transport,
             broker_wait_s=settings.broker.wait_s,
             audit_rate=settings.audit_rate,
+            heartbeat=Heartbeat(environment or {}),
         )
         show(lambda: runner.progress.latest)
         on_ready(runner)

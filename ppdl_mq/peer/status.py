@@ -7,7 +7,7 @@ import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from ppdl_mq.config.manifest import Manifest
 from ppdl_mq.config.settings import PeerSettings
@@ -15,6 +15,20 @@ from ppdl_mq.errors import JournalError, PeerFileError
 from ppdl_mq.peer.folders import GIVEN_UP_NAME, LOCK_NAME, state_folder
 from ppdl_mq.peer.progress import STATUS_NAME
 from ppdl_mq.protocol.phases import Phase
+
+# What a status of an earlier version of this program lacks.
+_UNTOLD: Final[Mapping[str, Any]] = {
+    "waiting_since": {},
+    "last_contact": {},
+    "unsent": {},
+    "inbox_messages": None,
+    "asked_again": 0,
+    "sent_again": 0,
+    "set_aside": {"records": 0, "bytes": 0, "limit": 0},
+    "checkpoint_at": None,
+    "updated": 0.0,
+    "pid": 0,
+}
 
 
 def read_status(settings: PeerSettings, manifest: Manifest | None) -> dict[str, Any]:
@@ -41,7 +55,16 @@ def read_status(settings: PeerSettings, manifest: Manifest | None) -> dict[str, 
         ) from None
     except (OSError, ValueError):
         raise JournalError(f"The status in {folder} cannot be read.") from None
-    return status | {"running": _is_locked(folder / LOCK_NAME), "folder": str(folder)}
+    return dict(_UNTOLD) | status | {"running": is_locked(folder / LOCK_NAME), "folder": str(folder)}
+
+
+def kept_phase(settings: PeerSettings, manifest: Manifest) -> str | None:
+    """Return the phase that the peer last told of; None where that cannot be read."""
+    try:
+        phase = read_status(settings, manifest)["phase"]
+    except (JournalError, PeerFileError, KeyError):
+        return None
+    return str(phase)
 
 
 def is_of_rounds(status: Mapping[str, Any]) -> bool:
@@ -84,7 +107,8 @@ def _only_folder(settings: PeerSettings) -> Path:
     raise PeerFileError(f"{settings.state_dir} holds several trials: {names}.", hint="Name one with --trial FILE.")
 
 
-def _is_locked(lock: Path) -> bool:
+def is_locked(lock: Path) -> bool:
+    """Tell whether a process works in the state folder that this lock is of."""
     try:
         handle = os.open(lock, os.O_RDONLY)
     except OSError:

@@ -123,6 +123,7 @@ def test_exit_codes_of_each_branch() -> None:
         errors.InboxTaken: 8,
         errors.JournalError: 9,
         errors.DiskFull: 10,
+        errors.Unwell: 11,
     }
     assert {kind: exit_code(make(kind)) for kind in expected} == expected
 

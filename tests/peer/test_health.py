@@ -1,0 +1,185 @@
+"""A peer that waits is well, one that hangs or is gone is not; and every key of the status is in the documents."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ppdl_mq.cli import exit_codes
+from ppdl_mq.cli.main import run
+from ppdl_mq.cli.peer_status import status_text
+from ppdl_mq.config.reading import read_settings
+from ppdl_mq.errors import Unwell
+from ppdl_mq.peer import health
+from ppdl_mq.peer.journal import take_lock
+from ppdl_mq.transport.memory import MemoryRelay, MemoryTransport
+from tests.trial import TrialInProcess, manifest_for
+from tests.trials.files import TrialFiles
+
+OPERATIONS = Path(__file__).parents[2] / "docs" / "OPERATIONS.md"
+STATUS: dict[str, Any] = {
+    "trial": "small",
+    "trial_id": "00" * 32,
+    "peer": "anna",
+    "phase": "training",
+    "phase_s": 3,
+    "turn": 1,
+    "turns": 4,
+    "waiting_for": [],
+    "waiting_since": {},
+    "last_contact": {"bert": None},
+    "not_there_yet": [],
+    "received": 0,
+    "published_messages": 0,
+    "published_bytes": 0,
+    "reconnects": 0,
+    "asked_again": 0,
+    "sent_again": 0,
+    "unsent": {},
+    "inbox_messages": None,
+    "refused": {},
+    "set_aside": {"records": 0, "bytes": 0, "limit": 1_000},
+    "checkpoint_at": None,
+    "pid": os.getpid(),
+}
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> TrialFiles:
+    return TrialFiles(tmp_path, ("anna", "bert"))
+
+
+def says(files: TrialFiles, **changes: Any) -> None:
+    folder = files.state("anna")
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "status.json").write_text(json.dumps(STATUS | {"updated": time.time()} | changes))
+
+
+@pytest.fixture
+def lock(files: TrialFiles) -> Iterator[int]:
+    handle = take_lock(files.state("anna"))
+    yield handle
+    os.close(handle)
+
+
+def checked(files: TrialFiles) -> health.Health:
+    return health.check(read_settings(files.settings_path("anna")), files.manifest)
+
+
+def test_one_that_runs_and_waits_is_well(files: TrialFiles, lock: int) -> None:
+    says(files, waiting_for=["bert"], waiting_since={"bert": time.time() - 90_000}, phase_s=90_000)
+    assert "waiting for bert" in checked(files).why
+
+
+def test_a_loop_that_hangs_is_not(files: TrialFiles, lock: int) -> None:
+    says(files, updated=time.time() - 200)
+    with pytest.raises(Unwell, match="has not gone round"):
+        checked(files)
+
+
+def test_one_that_is_gone_is_not(files: TrialFiles) -> None:
+    says(files)
+    with pytest.raises(Unwell, match="not running"):
+        checked(files)
+
+
+@pytest.mark.parametrize("phase", ["ended", "left"])
+def test_a_trial_that_is_over_is_well(files: TrialFiles, phase: str) -> None:
+    says(files, phase=phase, updated=0.0)
+    assert "has ended" in checked(files).why
+
+
+@pytest.mark.parametrize("before", [True, False])
+def test_one_that_begins_is_well_for_a_while(files: TrialFiles, lock: int, before: bool) -> None:
+    if before:
+        says(files, updated=1.0, pid=1)
+    assert "starting" in checked(files).why
+    os.utime(files.state("anna") / "lock", (1.0, 1.0))
+    with pytest.raises(Unwell, match="not gone round yet"):
+        checked(files)
+
+
+def test_on_the_command_line(files: TrialFiles, capfd: pytest.CaptureFixture[str]) -> None:
+    command = ("peer", "status", "--config", str(files.settings_path("anna")), "--check")
+    says(files, phase="ended")
+    assert run(command) == 0
+    assert "has ended" in capfd.readouterr().out
+    says(files)
+    assert run((*command, "--json")) == 11
+    assert json.loads(capfd.readouterr().err)["error"]["kind"] == "Unwell"
+
+
+def test_the_words_for_people() -> None:
+    now = 1_000_000.0
+    told = status_text(
+        STATUS
+        | {
+            "running": True,
+            "updated": now - 1,
+            "waiting_for": ["bert"],
+            "waiting_since": {"bert": now - 7_260},
+            "last_contact": {"bert": now - 90, "cleo": None},
+            "unsent": {"bert": 2},
+            "inbox_messages": 5,
+            "asked_again": 1,
+            "refused": {"Malformed": 7},
+            "set_aside": {"records": 7, "bytes": 900, "limit": 1_000},
+            "checkpoint_at": now - 5,
+            "relay": {
+                "state": "reconnecting",
+                "since": now - 61,
+                "host": None,
+                "tries": 3,
+                "reason": "Nobody answers.",
+                "reconnects": 1,
+            },
+        },
+        now=now,
+    )
+    for words in (
+        "waiting for bert (since 2 h 1 min)",
+        "relay: reconnecting since 1 min 1 s, 3 tries failed: Nobody answers.",
+        "last heard: bert 1 min 30 s ago, cleo never",
+        "not sent yet: 2 to bert",
+        "waiting in the inbox at the relay: 5 messages",
+        "asked others again 1 times",
+        "refused: 7 Malformed; 7 of 1000 set aside (900 bytes)",
+        "checkpoint of the turn under way: 5 s ago",
+    ):
+        assert words in told, told
+    assert "its loop hangs" in status_text(STATUS | {"running": True, "updated": now - 300}, now=now)
+
+
+# --- the documents --------------------------------------------------------------------------------------------------
+
+
+def table(name: str) -> list[str]:
+    text = OPERATIONS.read_text()
+    return re.findall(r"^\| (.*?) \|", text.split(f"<!-- {name} -->")[1].split(f"<!-- /{name} -->")[0], re.M)[1:]
+
+
+def test_every_key_of_the_status_is_in_the_documents(tmp_path: Path) -> None:
+    documented = {key for cell in table("status") for key in re.findall(r"`(\w+)`", cell)}
+    found = {"running", "folder"}  # what the reader adds
+    for protocol in ("server-aided", "fully-connected", "masked-average"):
+        manifest, relay = manifest_for(protocol=protocol, training__epochs=1), MemoryRelay()
+        trial = TrialInProcess(manifest, tmp_path / protocol, lambda _, relay=relay: MemoryTransport(relay))  # type: ignore[misc]
+        trial.run()
+        status = json.loads((tmp_path / protocol / "anna" / "status.json").read_text())
+        found |= set(status)
+        assert all(status["last_contact"].values()), status
+        assert set(status["last_contact"]) == {"bert", "cleo"}
+    assert found - documented == set()
+    assert documented - found <= {"relay"}
+
+
+def test_every_exit_code_is_in_the_documents() -> None:
+    rows = re.findall(r"^\| (\d+) \| (.*?) \|", OPERATIONS.read_text(), re.M)
+    assert {int(code): meaning for code, meaning in rows} == exit_codes.MEANINGS
