@@ -41,6 +41,7 @@ MAX_ARGON2_BYTES: Final = 1024**3
 # What a peer keeps for others.
 MAX_OPEN_MESSAGES_PER_SENDER: Final = 8  # that miss parts, or came too early
 MAX_QUARANTINE_RECORDS: Final = 1_000
+MAX_SEEN_PER_SENDER: Final = 10_000  # message ids; what comes again beyond is worked on again, which is harmless
 
 # Waiting, in seconds.
 BROKER_WAIT_S: Final = 300.0

@@ -200,9 +200,14 @@ class Intake:
             db.execute("DELETE FROM incoming WHERE id = ?", (row,))
             if not keep_blob:
                 self._blobs.delete(blob)
-            if remember:
+            if remember and self._has_room_to_remember(header.sender):
                 turn = header.turn if _ages(header.kind) else 0
                 db.execute("INSERT OR IGNORE INTO seen VALUES (?, ?, ?)", (header.sender, header.message_id, turn))
+
+    def _has_room_to_remember(self, sender: str) -> bool:
+        """Tell whether one more message id of a sender may be kept: it can make as many as it likes."""
+        count = "SELECT count(*) FROM seen WHERE sender = ?"
+        return bool(self._journal.db.execute(count, (sender,)).fetchone()[0] < limits.MAX_SEEN_PER_SENDER)
 
     def unpark(self) -> Iterator[bytes]:
         """Take back the parts that were kept until the session is known."""

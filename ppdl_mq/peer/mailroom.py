@@ -88,14 +88,17 @@ class Mailroom:
 
     def take(self, parts: Iterable[bytes]) -> None:
         """Keep parts; when this returns they are on disk, or refused, and may be acknowledged."""
-        for part in parts:
-            try:
-                header = self._intake.take(self._driver.state, part, came_to=self._inbox)
-                if header is not None and header.sender in self._driver.waiting_for():
-                    self.heard()
-            except RemoteError as error:
-                self._refuse(error, part)
-        self._intake.flush()
+        with (
+            self._journal.transaction()
+        ):  # one for all: a flood of what is refused must not cost a sync of the disk each
+            for part in parts:
+                try:
+                    header = self._intake.take(self._driver.state, part, came_to=self._inbox)
+                    if header is not None and header.sender in self._driver.waiting_for():
+                        self.heard()
+                except RemoteError as error:
+                    self._refuse(error, part)
+            self._intake.flush()
 
     def heard(self) -> None:
         """Note that something came from a peer that is waited for."""
@@ -229,8 +232,10 @@ class Mailroom:
             raise Malformed(f"A HELLO of {sender} names one trial and holds another.")
         if sender in self._driver.state.session_keys:
             return  # its matching HELLO is here: this one is of the past
-        self._mismatches[sender] = differences(self._manifest.as_data(), theirs.as_data())
-        log.warning("%s", ManifestMismatch(sender, self._mismatches[sender]).message)
+        fields = differences(self._manifest.as_data(), theirs.as_data())
+        if self._mismatches.get(sender) != fields:  # said once, however often it comes
+            log.warning("%s", ManifestMismatch(sender, fields).message)
+        self._mismatches[sender] = fields
 
     def _refuse(self, error: RemoteError, message: bytes) -> None:
         count = self._quarantine.add(error, message)

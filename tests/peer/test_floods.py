@@ -1,0 +1,73 @@
+"""A neighbour or a relay that sends without end: what it costs is bounded, and the trial ends all the same."""
+
+from __future__ import annotations
+
+import random
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import psutil
+import pytest
+
+from ppdl_mq.config import limits
+from ppdl_mq.wire.kinds import Kind
+from ppdl_mq.wire.messages import Resend
+from tests.peer.hostile import HostileTrial
+from tests.trial import manifest_for
+
+COUPLE = ("anna", "bert")
+EACH = 100  # messages of junk for every message to anna
+MOST_MEMORY_BYTES = 64 * 1024**2
+MOST_DISK_BYTES = 8 * 1024**2  # 1,000 records set aside, the ids of 10,000 messages, journal and write-ahead log
+
+
+def rows(folder: Path, table: str) -> int:
+    with closing(sqlite3.connect(folder / "journal.sqlite")) as journal:
+        return int(journal.execute(f"SELECT count(*) FROM {table}").fetchone()[0])
+
+
+@pytest.mark.parametrize("protocol", ["fully-connected", "masked-average"])
+def test_a_flood_is_bounded_and_the_trial_ends(
+    tmp_path: Path, protocol: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(limits, "MAX_SEEN_PER_SENDER", 200)
+    monkeypatch.setattr(limits, "MAX_QUARANTINE_RECORDS", 100)
+    manifest = manifest_for(COUPLE, protocol=protocol)
+    expected = HostileTrial(manifest, tmp_path / "undisturbed", patience_s=60).result()
+    hostile = HostileTrial(manifest, tmp_path / "flooded", patience_s=60)
+    draw = random.Random(5)
+    sent = 0
+
+    def junk(body: bytes) -> Iterator[bytes]:
+        for number in range(EACH):
+            match number % 4:
+                case 0:
+                    yield draw.randbytes(300)
+                case 1:  # altered, and so not authentic
+                    yield body[:-1] + bytes([body[-1] ^ 1])
+                case 2:  # well sealed and signed, each under an id of its own
+                    yield hostile.sealed(hostile.from_bert(Kind.RESEND), Resend())
+                case 3:  # one of many parts, of which no other ever comes
+                    header = hostile.from_bert(Kind.HELLO, body_bytes=200_000, stride=4_000)
+                    yield header.encode() + draw.randbytes(24 + 4_000 + 16)
+
+    def flood(address: str, body: bytes) -> list[tuple[str, bytes]]:
+        nonlocal sent
+        more = [(address, each) for each in junk(body)] if address == "anna" else []
+        sent += len(more)
+        return [*more, (address, body)]
+
+    hostile.relay.on_publish = flood
+    before = psutil.Process().memory_info().rss
+    assert hostile.result() == expected
+    anna = tmp_path / "flooded" / "anna"
+    assert psutil.Process().memory_info().rss - before < MOST_MEMORY_BYTES
+    assert sum(path.stat().st_size for path in anna.rglob("*") if path.is_file()) < MOST_DISK_BYTES
+    refused = sum(hostile.status("anna")["refused"].values())
+    assert refused >= sent / 2, (refused, sent)
+    assert rows(anna, "refused") == 100
+    assert rows(anna, "seen") <= 200
+    assert hostile.status("anna")["set_aside"]["records"] == 100
+    assert len([record for record in caplog.records if "Refused a message" in record.message]) < 60
