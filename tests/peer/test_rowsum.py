@@ -10,12 +10,15 @@ from pathlib import Path
 
 import pytest
 
-from ppdl_mq.errors import JournalError
+from ppdl_mq.errors import Interrupted, JournalError
 from ppdl_mq.peer.blobs import INLINE_BYTES, Blobs
 from ppdl_mq.peer.journal import Journal
 from ppdl_mq.peer.slots import Slots
+from ppdl_mq.protocol.phases import Phase
 from ppdl_mq.protocol.slots import Slot
-from tests.people import identity_of
+from ppdl_mq.transport.memory import MemoryRelay, MemoryTransport
+from tests.people import identity_of, manifest_for
+from tests.trial import TrialInProcess
 
 TRIAL_ID = bytes(range(32))
 ANNA = identity_of("anna")
@@ -131,3 +134,22 @@ def test_a_journal_that_has_gone_does_not_begin_anew(filled: Path, how: str, res
     for _ in range(2):
         with pytest.raises(JournalError, match="missing or empty"):
             opened(filled)
+
+
+def test_a_peer_that_resumes_checks_its_slots_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    relay = MemoryRelay()
+    trial = TrialInProcess(manifest_for(("anna", "bert")), tmp_path, lambda _: MemoryTransport(relay))
+    (thread,) = trial.start("anna")
+    while "anna" not in trial.runners or trial.runners["anna"].state.phase is not Phase.AWAITING_HELLOS:
+        assert thread.is_alive(), trial.errors
+        thread.join(0.01)
+    trial.runners["anna"].stop()
+    thread.join(10)
+    assert isinstance(trial.errors.pop("anna"), Interrupted)
+
+    def changed(_: Slots) -> None:
+        raise JournalError("changed on the disk")
+
+    monkeypatch.setattr(Slots, "check", changed)
+    trial.run_one("anna")
+    assert isinstance(trial.errors["anna"], JournalError)
