@@ -177,7 +177,10 @@ def test_every_key_of_the_status_is_in_the_documents(tmp_path: Path) -> None:
         assert all(status["last_contact"].values()), status
         assert set(status["last_contact"]) == {"bert", "cleo"}
     assert found - documented == set()
-    assert documented - found <= {"relay"}
+    # `relay` comes with the connection's own facts; the others are entries within an entry.
+    within = {"state", "since", "host", "tries", "reason", "records", "bytes", "limit", "loss", "accuracy"}
+    within |= {"times", "seconds", "steps", "samples", "holdout_loss", "holdout_accuracy"}
+    assert documented - found - within <= {"relay"}
 
 
 def test_every_exit_code_is_in_the_documents() -> None:
