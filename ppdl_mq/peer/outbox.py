@@ -153,6 +153,9 @@ class Outbox:
         """Return the unsent messages in order, but for those whose recipient is to be left alone for a while."""
         rows = self._journal.db.execute("SELECT id, header FROM outgoing WHERE sent = 0 ORDER BY id")
         headers = [(row, self._journal.header(encoded, self._terms.addresses)) for row, encoded in rows.fetchall()]
+        # Nobody waits for who has no letter any more; and a wait that is over would have the loop spin.
+        recipients = {header.recipient for _, header in headers}
+        self._waiting = {name: waiting for name, waiting in self._waiting.items() if name in recipients}
         return [
             Letter(
                 row=row,

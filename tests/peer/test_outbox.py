@@ -189,6 +189,17 @@ def test_the_wait_for_an_inbox_grows_and_is_bounded(post: Post, monkeypatch: pyt
     assert delays[-1] == pytest.approx(limits.BACKOFF_LAST_S, abs=0.05)
 
 
+def test_nobody_waits_for_an_inbox_that_no_letter_is_for_any_more(post: Post) -> None:
+    post.transport.delete("bert")
+    post.add(confirm())
+    assert post.outbox.publish_all(post.transport, STATE, post.outbox.due()) == [Fate.NO_INBOX]
+    with post.journal.transaction():
+        post.outbox.withdraw("bert")
+    assert post.outbox.due() == []
+    assert post.outbox.next_due_s() is None  # once its time had come, the loop would have gone round without a pause
+    assert post.outbox.without_inbox() == ()
+
+
 @pytest.mark.parametrize("error", [RelayLost("gone"), Unroutable("bert")])
 def test_what_was_not_confirmed_stays_unsent(post: Post, error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
     post.add(confirm())
