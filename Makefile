@@ -7,6 +7,7 @@
 # make release-once   100,000 random schedules of masked-average against a lying relay; `make test` runs 2,000
 # make soak    trials of real processes over RabbitMQ, with random faults, for SOAK_S seconds; its last line is a summary
 # make soak-memory   memory and open files of five peers through 500 rounds
+# make simulation      100,000 random trials of whole peers on a virtual clock: deaths, full disks, a lying relay; `make test` runs 2,000
 # make clean   removes what these made, the environments too
 #
 # PYTHON=python3.12     another interpreter, 3.11 or newer
@@ -18,6 +19,7 @@
 # SCHEDULES=100000      of `make release-once`
 # SOAK_S=1800           seconds of `make soak`; SOAK_SEED=N repeats a run of it
 # SOAK_ROUNDS=500       of `make soak-memory`
+# SEEDS=100000          of `make simulation`
 # FUZZ_S=60             seconds of `make fuzz` for each target
 # FUZZ_TARGETS="..."    only these of its targets, for instance FUZZ_TARGETS="header canonical"
 
@@ -32,6 +34,7 @@ BENCH_ARGS ?=
 SCHEDULES ?= 100000
 SOAK_S ?= 1800
 SOAK_ROUNDS ?= 500
+SEEDS ?= 100000
 FUZZ_S ?= 60
 FUZZ_TARGETS ?=
 
@@ -41,7 +44,7 @@ FUZZ_ENV := .venv-fuzz
 INSTALLED_FROM := pyproject.toml constraints.txt scripts/make-venv
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint bench bench-flower release-once soak soak-memory fuzz clean
+.PHONY: help demo test lint bench bench-flower release-once simulation soak soak-memory fuzz clean
 
 help:
 	@sed -n '/^# make/s/^# //p' Makefile
@@ -79,6 +82,8 @@ soak: $(TEST_ENV)/installed
 soak-memory: $(TEST_ENV)/installed
 	@scripts/install-rabbitmq
 	@$(TEST_ENV)/bin/python -m tests.chaos.memory $(SOAK_ROUNDS)
+simulation: $(TEST_ENV)/installed
+	@SIMULATION_SEEDS=$(SEEDS) $(TEST_ENV)/bin/python -m pytest -q -n auto tests/simulation/test_simulation.py
 
 fuzz: $(FUZZ_ENV)/installed
 	@$(FUZZ_ENV)/bin/python -m fuzz.run $(FUZZ_S) $(FUZZ_TARGETS)

@@ -1,0 +1,1 @@
+"""Whole trials of the product's own peers under one seeded scheduler with a virtual clock."""

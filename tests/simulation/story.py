@@ -1,0 +1,132 @@
+"""What goes wrong in one trial, and when: all of it follows from the seed."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from tests.simulation.trial import Simulation
+
+PROTOCOLS = ("server-aided", "fully-connected", "masked-average")
+NAMES = ("anna", "bert", "cleo", "dora")
+
+
+@dataclass(kw_only=True)
+class Story:
+    """One trial, and its misfortunes. Rates are probabilities, each time something of the kind happens.
+
+    Args:
+        seed: everything follows from it.
+        protocol: of the trial.
+        count: of peers.
+        changes: to the manifest.
+        patience_s: of the peers.
+        calm_after_s: from when on the relay is honest, and nobody is killed any more.
+        deaths: (peer, kind of moment or "" for any, how many of these it survives in each life).
+        death: rate at every moment.
+        events: (when, what, whose), one after the other.
+    """
+
+    seed: int
+    protocol: str
+    count: int
+    changes: dict[str, Any] = field(default_factory=dict)
+    patience_s: float = 300.0
+    audit_rate: float = 0.0
+    small_inline: bool = False
+    calm_after_s: float = 0.0
+    loss: float = 0.0
+    duplicates: float = 0.0
+    tampering: float = 0.0
+    replays: float = 0.0
+    late: float = 0.0
+    jitter_s: float = 0.0
+    cut: float = 0.0
+    nack: float = 0.0
+    death: float = 0.0
+    deaths: list[tuple[str, str, int]] = field(default_factory=list)
+    events: list[tuple[float, str, str]] = field(default_factory=list)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return NAMES[: self.count]
+
+    def is_hostile(self, simulation: Simulation) -> bool:
+        return simulation.elapsed_s < self.calm_after_s
+
+    def calm(self) -> Story:
+        """The same trial, undisturbed."""
+        return Story(seed=0, protocol=self.protocol, count=self.count, changes=self.changes)
+
+
+MOMENTS = (
+    "before commit",
+    "after commit",
+    "before publish",
+    "after publish",
+    "before confirm",
+    "before ack",
+    "after ack",
+    "before get",
+    "before purge",
+    "after purge",
+    "before delete",
+    "after delete",
+    "before schema",
+    "before open of live secrets",
+    "before fsync of live secrets",
+    "after fsync of live secrets",
+    "before rename of live secrets",
+    "after rename of live secrets",
+    "before unlink of live secrets",
+    "after unlink of live secrets",
+    "before open of blob",
+    "before pwrite of blob",
+    "after pwrite of blob",
+    "before fdatasync of blob",
+    "after fdatasync of blob",
+    "before unlink of blob",
+    "after unlink of blob",
+    "before write of progress",
+    "before replace of model",
+    "after replace of model",
+    "before write of status",
+    "before fsync of transcript",
+)
+
+
+def story_of(seed: int) -> Story:
+    """Return the story of a seed."""
+    chance = random.Random(seed)
+    protocol = PROTOCOLS[seed % 3]
+    is_masked = protocol == "masked-average"
+    count = chance.choice((2, 2, 2, 3)) if is_masked else chance.choice((2, 3, 3))
+    changes: dict[str, Any] = {"training__epochs": chance.choice((1, 1, 1, 2) if is_masked else (1, 2))}
+    if is_masked:
+        changes["averaging__evaluate_every"] = chance.choice((0, 1))
+    story = Story(
+        seed=seed,
+        protocol=protocol,
+        count=count,
+        changes=changes,
+        audit_rate=chance.choice((0.0, 0.5)) if is_masked else 0.0,
+        small_inline=chance.random() < 0.5,
+        calm_after_s=chance.choice((600.0, 3_600.0, 6 * 3_600.0)),
+        loss=chance.choice((0, 0, 0.02, 0.1)),
+        duplicates=chance.choice((0, 0.1)),
+        tampering=chance.choice((0, 0, 0.05)),
+        replays=chance.choice((0, 0.05)),
+        late=chance.choice((0, 0, 0.02)),
+        jitter_s=chance.choice((0, 1, 60)),
+        cut=chance.choice((0, 0, 0.01)),
+        nack=chance.choice((0, 0, 0.03)),
+        death=chance.choice((0, 0, 0.003)),
+    )
+    for _ in range(chance.choice((0, 1, 2, 4))):
+        story.deaths.append((chance.choice(story.names), chance.choice(MOMENTS), int(chance.expovariate(0.2))))
+    for _ in range(chance.choice((0, 0, 1, 3))):
+        kind = chance.choice(("kill", "stop", "cut off", "disk full", "break", "empty queue", "roll back"))
+        story.events.append((chance.uniform(0, 1_200), kind, chance.choice(story.names)))
+    return story

@@ -1,0 +1,45 @@
+"""Thousands of trials in which everything goes wrong that a seed can think of, and which end as if nothing had.
+
+`make simulation` runs 100,000 of them; a failing one prints the command that repeats it.
+"""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from tests.simulation.story import PROTOCOLS, Story, story_of
+from tests.simulation.trial import check, simulated
+
+SEEDS = int(os.environ.get("SIMULATION_SEEDS", "2000"))
+FIRST = int(os.environ.get("SIMULATION_FIRST", "0"))
+BLOCK = 50
+
+
+@pytest.mark.parametrize("block", range(-(-SEEDS // BLOCK)))
+def test_a_trial_ends_as_if_nothing_had_happened(block: int) -> None:
+    for seed in range(FIRST + block * BLOCK, FIRST + min((block + 1) * BLOCK, SEEDS)):
+        try:
+            check(story_of(seed))
+        except AssertionError as error:
+            again = f"SIMULATION_FIRST={seed} SIMULATION_SEEDS=1 python -m pytest {__file__}"
+            raise AssertionError(f"{error}\n{story_of(seed)}\nAgain: {again}") from error
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_an_undisturbed_trial_asks_for_nothing_twice(protocol: str) -> None:
+    story = Story(seed=0, protocol=protocol, count=3, changes={"training__epochs": 2})
+    with simulated(story) as simulation:
+        (model,) = set(simulation.run().values())
+    assert model
+    assert not simulation.faults
+    assert set(simulation.trained.values()) == {1}
+    assert all(node.watch.refused == 0 for node in simulation.nodes.values())
+
+
+@pytest.mark.parametrize("seed", [2, 34, 42])
+def test_a_seed_is_one_story(seed: int) -> None:
+    one, other = (check(story_of(seed), trace=True) for _ in range(2))
+    assert one.trace == other.trace
+    assert one.faults == other.faults

@@ -1,0 +1,173 @@
+"""What must hold at every moment, looked at from outside: at the relay, and in what is on disk."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from ppdl_mq.errors import Malformed, NotTaken, Unroutable
+from ppdl_mq.transport.base import Delivery
+from ppdl_mq.wire.header import Header, decode_header, split_part
+from ppdl_mq.wire.kinds import Kind
+from ppdl_mq.wire.messages import Message, Release
+
+if TYPE_CHECKING:
+    from tests.simulation.node import Node
+
+_NONCE_BYTES = 24
+
+
+class Broken(AssertionError):
+    """A promise was broken."""
+
+
+class Watch:
+    """Watches one peer over all its lives.
+
+    Args:
+        node: the peer.
+    """
+
+    def __init__(self, node: Node) -> None:
+        self._node = node
+        self._parts: dict[tuple[bytes, int], bytes] = {}  # what was published, by message id and part
+        self._nonces: dict[bytes, bytes] = {}
+        self._by_place: dict[tuple[Any, ...], bytes] = {}  # message ids
+        self._confirmed: set[bytes] = set()
+        self._sets: list[set[bytes]] = []
+        self._sent_rows: set[bytes] = set()  # headers that were seen as sent, and looked at
+        self._trained: set[int] = set()  # own turns whose weights are on disk
+        self._messages: dict[bytes, Message] = {}  # by message id, as they were sealed
+        self._released: defaultdict[int, set[bytes]] = defaultdict(set)
+        self.settled: set[tuple[str, bytes]] = set()
+        self.lost_parts = 0
+        self.refused = 0
+
+    # --- training -------------------------------------------------------------------------------------------------
+
+    def trains(self, number: int) -> None:
+        """A turn is about to be trained."""
+        self._node.simulation.trained[self._node.name, number] += 1
+        self.holds(number not in self._trained, f"trains turn {number} again, whose result was journalled")
+
+    # --- at the relay ---------------------------------------------------------------------------------------------
+
+    def sealed(self, header: Header, message: Message) -> None:
+        """Note what a message says, before it is opaque."""
+        self._messages[header.message_id] = message
+
+    def begins_publishing(self) -> None:
+        self._sets = []
+
+    def begins_set(self) -> None:
+        self._sets.append(set())
+
+    def published(self, part: bytes) -> None:
+        """A part is about to reach the relay."""
+        node = self._node
+        self.holds(not node.db.in_transaction, "publishes within a transaction")
+        header, associated, sealed = split_part(part)
+        first = self._parts.setdefault((header.message_id, header.part), part)
+        self.holds(first == part, f"sends other bytes as the {header.kind.name} that it sent before")
+        nonce = bytes(sealed[:_NONCE_BYTES])
+        self.holds(self._nonces.setdefault(nonce, part) == part, f"uses a nonce twice, in a {header.kind.name}")
+        self._sets[-1].add(header.message_id)
+        if header.part == 0:
+            found = node.db.read("SELECT 1 FROM outgoing WHERE header = ?", (associated,))
+            self.holds(bool(found), f"publishes a {header.kind.name} that is not in its journal")
+            self._check_release(header)
+
+    def _check_release(self, header: Header) -> None:
+        message = self._messages.get(header.message_id)
+        if isinstance(message, Release) and message.member == self._node.name:
+            contexts = self._released[header.turn]
+            contexts.add(message.context)
+            self.holds(len(contexts) == 1, f"releases the masks of step {header.turn} in two contexts")
+            everywhere = self._node.simulation.released[self._node.name, header.turn]
+            everywhere.add(message.context)
+
+    def confirmed(self, results: Sequence[Unroutable | NotTaken | None]) -> None:
+        """The relay has said what it has."""
+        for ids, result in zip(self._sets, results, strict=False):
+            if result is None:
+                self._confirmed |= ids
+
+    def acknowledges(self, deliveries: Sequence[Delivery]) -> None:
+        """Some deliveries are about to be acknowledged. What rests at `weights` is its maker's to keep."""
+        db = self._node.db
+        self.holds(not db.in_transaction, "acknowledges within a transaction")
+        for delivery in deliveries:
+            if delivery.tag[1] != self._node.name or self._is_kept(delivery.body):  # type: ignore[index]
+                continue
+            # Not in the journal: then it was refused, or is of long ago. Honest messages are refused rarely.
+            self.lost_parts += 1
+            self.holds(
+                self.refused > 0 or self._is_past(delivery.body),
+                f"acknowledges what it neither journalled nor refused: {delivery.body[:150]!r}",
+            )
+            allowed = self.refused + self._node.passed_over
+            self.holds(self.lost_parts <= allowed, "acknowledges more than it journalled or refused")
+
+    def _is_kept(self, part: bytes) -> bool:
+        db = self._node.db
+        try:
+            header, _, _ = split_part(part)
+        except Malformed:
+            return False
+        who = (header.sender, header.message_id)
+        return any(
+            db.read(query, given)
+            for query, given in (
+                ("SELECT 1 FROM seen WHERE sender = ? AND message_id = ?", who),
+                (
+                    "SELECT 1 FROM incoming JOIN incoming_part ON incoming.id = incoming WHERE sender = ?"
+                    " AND message_id = ? AND part = ?",
+                    (*who, header.part),
+                ),
+                ("SELECT 1 FROM parked WHERE sender = ? AND part = ?", (header.sender, part)),
+            )
+        )
+
+    def _is_past(self, part: bytes) -> bool:
+        found = self._node.db.read("SELECT value FROM fact WHERE name = 'long past'")
+        if not found:
+            return False
+        header, _ = decode_header(part)
+        past = int.from_bytes(found[0][0], "big")
+        is_past = header.turn < past and (header.kind in (Kind.TURN, Kind.NOTICE) or header.kind.in_attempt)
+        self._node.passed_over += is_past
+        return is_past
+
+    # --- on disk --------------------------------------------------------------------------------------------------
+
+    def committed(self) -> None:
+        """A transaction has come to the disk."""
+        node = self._node
+        for (step,) in node.db.read("SELECT step FROM slot WHERE what IN ('turn', 'local')"):
+            if (node.name, step) in node.simulation.trained:
+                self._trained.add(step)
+        for (header,) in node.db.read("SELECT header FROM outgoing WHERE sent = 1"):
+            if header not in self._sent_rows:
+                self._sent_rows.add(header)
+                decoded, _ = decode_header(header)
+                self.holds(
+                    decoded.message_id in self._confirmed or decoded.recipient not in node.simulation.relay.queues,
+                    f"marks a {decoded.kind.name} to {decoded.recipient} as sent that the relay did not confirm",
+                )
+        self.refused = sum(count for (count,) in node.db.read("SELECT count FROM refused_count"))
+        twice = node.db.read("SELECT count(*) FROM incoming JOIN seen USING (sender, message_id)")
+        self.holds(twice == [(0,)], "takes a message in again that it has worked on")
+
+    def works_on(self, header: Header) -> None:
+        """The machine has taken a message, and this is on disk."""
+        key = (header.sender, header.message_id)
+        self.holds(key not in self.settled, f"works on a {header.kind.name} of {header.sender} twice")
+        self.settled.add(key)
+
+    def holds(self, is_so: bool, what: str) -> None:
+        """Remember that a promise was broken, and raise, which the product may swallow."""
+        if not is_so:
+            error = Broken(f"{self._node.name} {what}")
+            self._node.simulation.broken.append(error)
+            raise error
