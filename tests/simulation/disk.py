@@ -39,19 +39,21 @@ class Connection(sqlite3.Connection):
         node.alive()
         if sql == "COMMIT":
             return self._commit()
-        if node.disk_full and sql.startswith(_WRITES):
+        if sql == "BEGIN IMMEDIATE":
+            node.watch.begins_transaction()
+        if sql.startswith(_WRITES) and node.finds_disk_full():
             self._find_full("in a statement")
         return super().execute(sql, given)
 
     def executemany(self, sql: str, given: Any, /) -> sqlite3.Cursor:
         self.node.alive()
-        if self.node.disk_full:
+        if self.node.finds_disk_full():
             self._find_full("in a statement")
         return super().executemany(sql, given)
 
     def executescript(self, sql: str, /) -> sqlite3.Cursor:
         self.node.boundary("before schema")
-        if self.node.disk_full:
+        if self.node.finds_disk_full():
             raise _full()
         return super().executescript(sql)
 
@@ -64,7 +66,7 @@ class Connection(sqlite3.Connection):
         if not has_changes:
             return super().execute("COMMIT")
         self.node.boundary("before commit")
-        if self.node.disk_full:
+        if self.node.finds_disk_full():
             self._find_full("in the commit")
         done = super().execute("COMMIT")
         self.node.changes = self.total_changes
@@ -122,7 +124,7 @@ def disks(current: Callable[[], Node | None]) -> Iterator[None]:
                 return real(*given, **named)
             what = of(node, *given)
             node.boundary(f"before {name} of {what}")
-            if node.disk_full and name in ("pwrite", "fsync", "fdatasync"):
+            if name in ("pwrite", "fsync", "fdatasync") and node.finds_disk_full():
                 node.met_full_disk(f"in {name} of {what}")
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             done = real(*given, **named)
@@ -137,7 +139,7 @@ def disks(current: Callable[[], Node | None]) -> Iterator[None]:
             return real_open(path, flags, *given, **named)
         what = category(path)
         node.boundary(f"before open of {what}")
-        if node.disk_full and flags & os.O_CREAT and not Path(path).exists():
+        if flags & os.O_CREAT and not Path(path).exists() and node.finds_disk_full():
             node.met_full_disk(f"in open of {what}")
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), os.fspath(path))
         handle = real_open(path, flags, *given, **named)
@@ -149,7 +151,7 @@ def disks(current: Callable[[], Node | None]) -> Iterator[None]:
         if node is not None and not isinstance(path, int) and set(mode) & set("wa+x"):
             what = category(path)
             node.boundary(f"before write of {what}")
-            if node.disk_full:
+            if node.finds_disk_full():
                 node.met_full_disk(f"in write of {what}")
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), os.fspath(path))
         return real_io_open(path, mode, *given, **named)

@@ -56,6 +56,7 @@ class Node:
         self.has_ended = False
         self.is_cut_off = False
         self.disk_full = False
+        self.room = 0  # writes that still fit
         self.full_way = "statement"
         self.found_full = False  # in this life
         self.passed_over = 0
@@ -83,6 +84,16 @@ class Node:
             self.simulation.kills[what] += 1
             self.is_dead = True
             raise Killed
+
+    def finds_disk_full(self) -> bool:
+        """Tell whether a write finds no room."""
+        if self.disk_full and self.room:
+            self.room -= 1
+            return False
+        is_full = self.disk_full
+        if self.full_way == "for a moment":  # somebody made room
+            self.disk_full = False
+        return is_full
 
     def met_full_disk(self, where: str) -> None:
         self.found_full = True

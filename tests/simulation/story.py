@@ -127,6 +127,10 @@ def story_of(seed: int) -> Story:
     for _ in range(chance.choice((0, 1, 2, 4))):
         story.deaths.append((chance.choice(story.names), chance.choice(MOMENTS), int(chance.expovariate(0.2))))
     for _ in range(chance.choice((0, 0, 1, 3))):
-        kind = chance.choice(("kill", "stop", "cut off", "disk full", "break", "empty queue", "roll back"))
-        story.events.append((chance.uniform(0, 1_200), kind, chance.choice(story.names)))
+        kind = chance.choice(("kill", "stop", "cut off", "disk full", "disk full", "break", "empty queue", "roll back"))
+        when = chance.uniform(0, chance.choice((10, 100, 1_200)))
+        story.events.append((when, kind, chance.choice(story.names)))
+    if chance.random() < 0.15:  # a disk on which others write as well
+        victim = chance.choice(story.names)
+        story.events += [(chance.uniform(0, 60), "disk full", victim) for _ in range(8)]
     return story

@@ -145,8 +145,8 @@ class Simulation:
                 node.task.wake()
                 self.scheduler.at(lasts_s, setattr, node, "is_cut_off", False)
             case "disk full":
-                node.full_way = self.chance.choice(("statement", "rolled back", "commit"))
-                node.disk_full = True
+                node.full_way = self.chance.choice(("statement", "rolled back", "commit", "for a moment"))
+                node.disk_full, node.room = True, self.chance.randrange(40)
                 self.scheduler.at(lasts_s, setattr, node, "disk_full", False)
             case "empty queue":
                 self.relay.purge_all(self.chance.choice((*self.story.names, "weights")))
@@ -234,6 +234,15 @@ class Simulation:
             node.watch.sealed(header, message)
             return real_seal(header, message, *given, **named)
 
+        real_settle = intake.Intake.settle
+
+        def settled(of: Any, row: int, header: Any, **named: Any) -> None:
+            real_settle(of, row, header, **named)
+            node = self.current()
+            assert node is not None, "only peers work on messages"
+            if named.get("remember", True):
+                node.watch.settles(header)
+
         small = _SMALL_INLINE_BYTES if self.story.small_inline else blobs.INLINE_BYTES
         log = logging.getLogger("ppdl_mq")
         state, level = random.getstate(), log.level
@@ -248,6 +257,7 @@ class Simulation:
                 (runner, "_LOOP_S", _LOOP_S),
                 (link, "Receiver", nodes.Receiver),
                 (outbox, "seal_parts", sealed),
+                (intake.Intake, "settle", settled),
                 (blobs, "INLINE_BYTES", small),
                 (intake, "INLINE_BYTES", small),
                 (fetcher, "_LAST_DELAY_S", 60.0),

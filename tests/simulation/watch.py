@@ -40,7 +40,8 @@ class Watch:
         self._trained: set[int] = set()  # own turns whose weights are on disk
         self._messages: dict[bytes, Message] = {}  # by message id, as they were sealed
         self._released: defaultdict[int, set[bytes]] = defaultdict(set)
-        self.settled: set[tuple[str, bytes]] = set()
+        self._settling: list[Header] = []  # in the transaction that is open
+        self._settled: set[tuple[str, bytes]] = set()
         self.lost_parts = 0
         self.refused = 0
 
@@ -144,6 +145,7 @@ class Watch:
     def committed(self) -> None:
         """A transaction has come to the disk."""
         node = self._node
+        self._note_settled()
         for (step,) in node.db.read("SELECT step FROM slot WHERE what IN ('turn', 'local')"):
             if (node.name, step) in node.simulation.trained:
                 self._trained.add(step)
@@ -159,11 +161,19 @@ class Watch:
         twice = node.db.read("SELECT count(*) FROM incoming JOIN seen USING (sender, message_id)")
         self.holds(twice == [(0,)], "takes a message in again that it has worked on")
 
-    def works_on(self, header: Header) -> None:
-        """The machine has taken a message, and this is on disk."""
-        key = (header.sender, header.message_id)
-        self.holds(key not in self.settled, f"works on a {header.kind.name} of {header.sender} twice")
-        self.settled.add(key)
+    def begins_transaction(self) -> None:
+        self._settling.clear()
+
+    def settles(self, header: Header) -> None:
+        """The machine takes a message; it counts once it is on disk."""
+        self._settling.append(header)
+
+    def _note_settled(self) -> None:
+        for header in self._settling:
+            key = (header.sender, header.message_id)
+            self.holds(key not in self._settled, f"works on a {header.kind.name} of {header.sender} twice")
+            self._settled.add(key)
+        self._settling.clear()
 
     def holds(self, is_so: bool, what: str) -> None:
         """Remember that a promise was broken, and raise, which the product may swallow."""

@@ -1,0 +1,101 @@
+"""The simulation notices: each way to break the product is met by one of the first seeds that can meet it."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import Any
+from unittest import mock
+
+import pytest
+
+from ppdl_mq.peer import outbox
+from ppdl_mq.peer.driver import Driver
+from ppdl_mq.peer.intake import Intake
+from ppdl_mq.peer.live import LiveSecrets
+from ppdl_mq.peer.outbox import Fate, Outbox
+from ppdl_mq.peer.runner import Runner
+from ppdl_mq.protocol.phases import Phase
+from ppdl_mq.protocol.sequential import SequentialMachine
+from tests.simulation.story import story_of
+from tests.simulation.trial import check, undisturbed
+
+_SEEDS = 60  # how many may pass before one notices
+
+Breaks = dict[str, tuple[Any, str, Callable[[Any], Any]]]
+
+
+def _drops_before_the_commit(real: Any) -> Any:
+    def write(self: LiveSecrets, data: dict[str, Any]) -> Any:
+        mark = real(self, data)
+        self._remove_all_but(mark.name)
+        return mark
+
+    return write
+
+
+def _trains_again(real: Any) -> Any:
+    def unfinished(self: SequentialMachine, state: Any) -> Any:
+        if state.phase is Phase.HANDING_OVER and state.turn:
+            return (self._train(self.terms.schedule.turn(state.turn)),)
+        return real(self, state)
+
+    return unfinished
+
+
+def _publishes_before_the_commit(real: Any) -> Any:
+    def publish(self: Runner) -> None:
+        with self.journal.transaction():
+            real(self)
+
+    return publish
+
+
+def _remembers_nothing(real: Any) -> Any:
+    def settle(self: Intake, *given: Any, **named: Any) -> None:
+        real(self, *given, **(named | {"remember": False}))
+
+    return settle
+
+
+BREAKS: Breaks = {
+    "acknowledges before the commit": (Intake, "flush", lambda _: lambda self: None),
+    "takes a refusal for a confirm": (Outbox, "_refused", lambda _: lambda *_: Fate.CONFIRMED),
+    "drops live secrets before the commit": (LiveSecrets, "write", _drops_before_the_commit),
+    "seals anew": (outbox, "seal_parts", lambda real: lambda *given, **named: real(*given, **without(named))),
+    "trains again": (SequentialMachine, "unfinished", _trains_again),
+    "forgets what it has seen": (Intake, "settle", _remembers_nothing),
+    "publishes before the commit": (Runner, "_publish", _publishes_before_the_commit),
+    "resumes nothing": (Driver, "resume", lambda _: lambda self: None),
+    "sends nothing again": (Outbox, "resend", lambda _: lambda *_: None),
+    "keeps no state": (Driver, "_journal_state", lambda _: lambda self: None),
+}
+
+
+def without(named: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in named.items() if name != "nonce_base"}
+
+
+@contextlib.contextmanager
+def broken(what: str) -> Iterator[None]:
+    owner, name, change = BREAKS[what]
+    with mock.patch.object(owner, name, change(getattr(owner, name))):
+        yield
+
+
+def first_to_notice(what: str, seeds: range) -> tuple[int, str]:
+    """Return the first seed that fails, and what it said."""
+    for seed in seeds:
+        story = story_of(seed)
+        undisturbed(story.protocol, story.count, tuple(sorted(story.changes.items())))  # by the product as it is
+        with broken(what):
+            try:
+                check(story)
+            except AssertionError as error:
+                return seed, str(error)
+    raise AssertionError(f"nothing notices that a peer {what}")
+
+
+@pytest.mark.parametrize("what", BREAKS)
+def test_what_breaks_a_promise_is_noticed(what: str) -> None:
+    first_to_notice(what, range(_SEEDS))
