@@ -35,7 +35,7 @@ COMMANDS = {
     "identity": Entry("ppdl_mq.cli.identity:identity", "Make and show a peer's keys."),
     "trial": Entry("ppdl_mq.cli.trial:trial", "Write, complete and check the manifest of a trial."),
     "peer": Entry("ppdl_mq.cli.peer:peer", "Run this organisation's part of a trial."),
-    "relay": Entry("ppdl_mq.cli.relay:relay", "Check the broker; empty the own inbox."),
+    "relay": Entry("ppdl_mq.cli.relay:relay", "Plan and check the broker; empty the own inbox."),
     "demo": Entry("ppdl_mq.cli.demo:demo", "Train on real data with several peers on this machine."),
     "bench": Entry("ppdl_mq.cli.bench:bench", "Measure this machine and a relay."),
 }

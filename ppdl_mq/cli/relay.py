@@ -9,6 +9,7 @@ import click
 from ppdl_mq.cli.arguments import config_option
 from ppdl_mq.cli.relay_check import check
 from ppdl_mq.cli.relay_parties import address_of, own_name
+from ppdl_mq.cli.relay_plan import plan
 from ppdl_mq.cli.terminal import Terminal, json_option
 from ppdl_mq.config.reading import read_manifest
 from ppdl_mq.transport.opening import open_transport
@@ -16,9 +17,10 @@ from ppdl_mq.transport.opening import open_transport
 
 @click.group()
 def relay() -> None:
-    """Check the broker; empty the own inbox."""
+    """Plan and check the broker; empty the own inbox."""
 
 
+relay.add_command(plan)
 relay.add_command(check)
 
 

@@ -1,0 +1,231 @@
+"""The plan as a page of Markdown: what an administrator is asked for, why, and what stays possible."""
+
+from __future__ import annotations
+
+from ppdl_mq.config.manifest import Manifest
+from ppdl_mq.report.relay_plan.sizes import Sizes, readable
+from ppdl_mq.transport.plan.lines import password_lines, removal_lines
+from ppdl_mq.transport.plan.making import NOTHING, UNLIMITED
+from ppdl_mq.transport.plan.objects import Plan
+
+DEFINITIONS = "definitions.json"
+SCRIPT = "rabbitmqctl.sh"
+PAGE = "ADMINISTRATOR.md"
+
+
+def page(plan: Plan, manifest: Manifest, sizes: Sizes | None) -> str:
+    """Return the page.
+
+    Args:
+        plan: what is to be set up.
+        manifest: of the same trial.
+        sizes: of it; None where the size of the model is not known.
+    """
+    parts = [_head(plan), _things(plan), _rights(plan), _setup(plan), _broker_sees(plan), _remains(plan)]
+    parts += [_sizes(plan, manifest, sizes), _policy(plan), _afterwards(plan), _versions()]
+    return "\n\n".join(parts) + "\n"
+
+
+def _head(plan: Plan) -> str:
+    return (
+        f"# The trial `{plan.trial}` at your RabbitMQ\n\n{len(plan.rights)} organisations train a model together; "
+        "their messages pass this broker, sealed and signed. It is trusted with nothing but to keep them until they "
+        "are fetched. They need no management account, no default exchange, no plug-in, and no right outside the "
+        f"names below. Nothing on this page is secret.\n\nWritten by `ppdl-mq relay plan`, beside `{DEFINITIONS}` "
+        f"(to import) and `{SCRIPT}` (the same, line by line)."
+    )
+
+
+def _things(plan: Plan) -> str:
+    rows = [("topic exchange", plan.exchange, "everything is published here")]
+    for right, inbox in zip(plan.rights, plan.inboxes, strict=True):
+        made_by = f"; `{right.user}` makes it" if plan.choices.peers_declare else ""
+        rows.append(("queue", inbox, f"inbox of {right.peer}, bound with its name{made_by}"))
+    if plan.weights:
+        rows.append(("queue", plan.weights, "the current weights, sealed, bound with `weights`"))
+    rows.append(("policy", plan.policy.name, "for these queues alone; see below"))
+    lines = [f"| {kind} | `{name}` | {what} |" for kind, name, what in rows]
+    there = " (which exists)" if plan.choices.existing_vhost else ""
+    return "\n".join(
+        [
+            "## What there will be",
+            "",
+            f"In the vhost `{plan.choices.vhost}`{there}, all durable, queues of the type {plan.choices.queue_type}:",
+            "",
+            "| | name | what for |",
+            "|---|---|---|",
+            *lines,
+        ]
+    )
+
+
+def _rights(plan: Plan) -> str:
+    rows = [
+        f"| `{each.user}` | {_shown(each.configure)} | {_shown(each.write)} | {_shown(each.read)} | "
+        f"{_shown(each.bind_keys)} |"
+        for each in plan.rights
+    ]
+    lines = [
+        "## Who may do what",
+        "",
+        "| user | configure | write | read | may bind with the keys |",
+        "|---|---|---|---|---|",
+        *rows,
+        "",
+        f"Each may publish to the exchange with the routing keys {_shown(plan.rights[0].publish_keys)} (topic "
+        "permission), "
+        "and read its own inbox" + (" and the weights." if plan.weights else "."),
+    ]
+    if plan.choices.peers_declare:
+        lines.append(
+            "Each makes its inbox itself: configure on it, and to bind it write on it and read on the exchange. The "
+            "topic permission is what keeps it from binding the inbox with another's key and getting copies: do not "
+            "leave it out."
+        )
+    else:
+        lines.append("Nobody may make, remove or bind anything: peer.toml says `declare = false`.")
+    lines += [
+        "A user has one set of rights in a vhost: importing the plan of another trial for the same users and vhost "
+        "replaces these. Give every trial a vhost of its own, or its users other names (`--user PEER=NAME`).",
+    ]
+    return "\n".join(lines)
+
+
+def _setup(plan: Plan) -> str:
+    choices = plan.choices
+    lines = ["## Set it up", "", f"    rabbitmqctl import_definitions < {DEFINITIONS}"]
+    if not choices.existing_users:
+        lines += [f"    {each}" for each in password_lines(plan)]
+    lines += ["", "Importing adds to what is there; an exchange or queue of the same name stays as it is."]
+    if not choices.existing_users:
+        names = ", ".join(f"`{each.user}`" for each in plan.rights)
+        lines.append(
+            f"**It takes password and tags from the users {names}, if they exist**, at every import: set the "
+            "passwords after it, or make the plan with `--existing-users` where they are there, or come from LDAP, "
+            "OAuth or certificates. Give each organisation its own password over a channel that you trust."
+        )
+    if not choices.existing_vhost:
+        lines.append(
+            f"If the vhost `{choices.vhost}` exists, it loses its description and tags: `--existing-vhost` leaves it "
+            "as it is."
+        )
+    lines += [
+        "",
+        "Each organisation then checks, from its own machine, without any right of yours: `ppdl-mq relay check "
+        "--config peer.toml --trial FILE`.",
+    ]
+    return "\n".join(lines)
+
+
+def _broker_sees(plan: Plan) -> str:
+    return (
+        "## What you will see, and what not\n\nEach message has a clear header: the trial's id, who sends it to "
+        "whom, its kind, turn or round, part number and size. You see these, the users, addresses and times of "
+        f"connections, and connections named `ppdl-mq {plan.trial}/PEER`. You cannot read weights, records, metrics "
+        "or keys, nor change, replay or roll back a message without its reader noticing. You can delay, lose or "
+        "refuse messages: that stalls the trial, and reveals nothing."
+    )
+
+
+def _remains(plan: Plan) -> str:
+    lines = ["## What a user with these rights could still do", ""]
+    if plan.weights:
+        lines.append(
+            f"- To read `{plan.weights}` includes to purge it: any peer can destroy the resting weights, never read "
+            "past the seal or forge them. Their maker sends them again when it is asked."
+        )
+    lines += [
+        "- Fill the inboxes of this trial with junk, up to the limit below; the owners set it aside.",
+        "- Learn how many messages wait in a queue of this vhost whose name it knows: RabbitMQ asks for no right "
+        "for that.",
+    ]
+    if plan.choices.peers_declare:
+        lines.append("- Remove or make anew its own inbox, with other arguments: its own loss.")
+    return "\n".join(lines)
+
+
+def _sizes(plan: Plan, manifest: Manifest, sizes: Sizes | None) -> str:
+    chunk = manifest.relay.chunk_bytes
+    lines = [
+        "## Sizes",
+        "",
+        f"- One AMQP message has at most {chunk} bytes (`relay.chunk_bytes` in the manifest): `max_message_size` "
+        "must not be less. RabbitMQ's default is 128 MiB, since 4.0 16 MiB; services allow as little as 1 MB.",
+    ]
+    if sizes is None:
+        lines.append(
+            "- The size of the model is not known here, so no queue has a limit: `--weights-bytes` sets one. On "
+            "disk, plan for several times the model's size for each queue."
+        )
+    else:
+        away = readable(sizes.inbox_peak)
+        parts = f"{sizes.parts} message{'s' if sizes.parts > 1 else ''}"
+        total = sizes.inbox_peak * len(plan.inboxes) + sizes.weights_peak
+        limits = sizes.queue_limit * (len(plan.inboxes) + bool(plan.weights))
+        lines += [
+            f"- The model's weights are {readable(sizes.weights)}; the largest letter travels as {parts}.",
+            f"- About {away} wait in the inbox of a peer that is away"
+            + (f", and {readable(sizes.weights_peak)} in `{plan.weights}`" if plan.weights else "")
+            + f"; in all about {readable(total)}, never more than the limits of all queues, {readable(limits)}, and a "
+            "quorum queue keeps that on each of its nodes. Let `disk_free_limit` leave room for it.",
+        ]
+    if plan.weights:
+        lines.append(
+            f"- A peer keeps what it took from `{plan.weights}` unacknowledged while it trains. `consumer_timeout` "
+            "(default: 30 minutes) should be longer than the longest turn; otherwise the peer fetches the weights "
+            "again, which costs time only."
+        )
+    return "\n".join(lines)
+
+
+def _policy(plan: Plan) -> str:
+    definition = plan.policy.definition
+    lines = [
+        f"## The policy `{plan.policy.name}`",
+        "",
+        "Limits come by policy, so that you can change them while the trial runs:",
+        "",
+        "- `overflow: reject-publish`: what is over a limit is refused to its sender, who tries again. Anything "
+        "else drops messages.",
+    ]
+    if "max-length-bytes" in definition:
+        lines.append(
+            f"- `max-length-bytes: {definition['max-length-bytes']}`: far above what an honest trial leaves in a queue."
+        )
+    if "delivery-limit" in definition:
+        lines.append(
+            f"- `delivery-limit: {UNLIMITED}`, which is none: RabbitMQ 4.x otherwise drops what was handed out 20 "
+            "times, such as messages to a peer that restarts often. (-1 says the same to 4.x and is refused by 3.x.)"
+        )
+    lines += [
+        "- No `message-ttl`, no `expires`: a peer may be away for days. No dead-letter exchange: nothing is ever "
+        "rejected, expired or dropped, so nothing would come there. Add one to this policy if your rules ask for it.",
+        "",
+        f"Its priority is {plan.policy.priority}: RabbitMQ applies one policy to a queue, and nothing of the others "
+        "that match. Of a policy of yours with a higher priority nothing may drop messages. Operator policies hold "
+        "beside it: they must not set `message-ttl`, `expires` or a small `delivery-limit`. The type of a queue is "
+        "no matter of policies; the definitions name it.",
+    ]
+    return "\n".join(lines)
+
+
+def _afterwards(plan: Plan) -> str:
+    lines = ["## When the trial is over", "", *(f"    {each}" if each else "" for each in removal_lines(plan))]
+    lines += [
+        "",
+        "An exchange without bindings does no harm and goes with its vhost; to remove it alone takes the management "
+        f"plug-in: `rabbitmqadmin delete exchange name={plan.exchange}`.",
+    ]
+    return "\n".join(lines)
+
+
+def _versions() -> str:
+    return (
+        "## Versions\n\nRun with RabbitMQ 3.10.8: import, rights, whole trials. For 3.11 to 4.x it follows from "
+        "release notes: no classic mirroring, no transient queue, no global QoS, `frame_max` of at least 8192."
+    )
+
+
+def _shown(pattern: str) -> str:
+    """Return a pattern as it can stand in a table."""
+    return "nothing" if pattern == NOTHING else f"`{pattern}`".replace("|", "\\|")

@@ -1,0 +1,102 @@
+"""A plan as lines of `rabbitmqctl`: a script that sets it all up, and lines that take it away again."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from typing import Final
+
+from ppdl_mq.transport.plan.definitions import topology
+from ppdl_mq.transport.plan.objects import Plan
+
+PASSWORD_FOLDER: Final = "passwords"  # noqa: S105 (the name of a folder)
+
+
+def setup_script(plan: Plan) -> str:
+    """Return a shell script that does the same as importing the definitions, line by line, and sets passwords.
+
+    `rabbitmqctl` makes no exchanges, queues and bindings; the script imports those, and those alone.
+    """
+    choices = plan.choices
+    lines = [
+        "#!/bin/sh",
+        f"# What the trial {plan.trial} needs, with rabbitmqctl: the same as `rabbitmqctl import_definitions` with",
+        "# definitions.json. Run it whole, or only the lines that you need, as a user who may run rabbitmqctl.",
+        "set -eu",
+    ]
+    if not choices.existing_vhost:
+        lines += ["", _line("add_vhost", choices.vhost)]
+    if not choices.existing_users:
+        lines += ["", "# One user for each peer. The first line of its file is the password."]
+        lines += [f"{_line('add_user', each.user)} < {_password_file(each.peer)}" for each in plan.rights]
+    lines += ["", "# configure, write, read"]
+    lines += [
+        _in_vhost(plan, "set_permissions", each.user, each.configure, each.write, each.read) for each in plan.rights
+    ]
+    lines += ["", "# The routing keys with which it may publish, and bind."]
+    lines += [
+        _in_vhost(plan, "set_topic_permissions", each.user, plan.exchange, each.publish_keys, each.bind_keys)
+        for each in plan.rights
+    ]
+    policy = plan.policy
+    body = json.dumps(dict(policy.definition))
+    lines += [
+        "",
+        "# Before the queues are, so that they never are without it.",
+        _in_vhost(
+            plan,
+            *("set_policy", "--priority", str(policy.priority), "--apply-to", "queues"),
+            *(policy.name, policy.pattern, body),
+        ),
+        "",
+        "# rabbitmqctl has no lines for these.",
+        "rabbitmqctl import_definitions <<'END'",
+        json.dumps(topology(plan), indent=2),
+        "END",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def password_lines(plan: Plan) -> list[str]:
+    """Return the lines that make and set a random password for each user, after an import."""
+    lines = [f"umask 077; mkdir -p {PASSWORD_FOLDER}"]
+    for each in plan.rights:
+        file = _password_file(each.peer)
+        lines += [
+            f"openssl rand -base64 24 > {file}",
+            f"{_line('change_password', each.user)} < {file}",
+        ]
+    return lines
+
+
+def removal_lines(plan: Plan) -> list[str]:
+    """Return the lines that remove what the trial had; `rabbitmqctl` cannot remove an exchange by itself."""
+    choices = plan.choices
+    addresses = [*plan.inboxes, *([plan.weights] if plan.weights else [])]
+    lines = []
+    if not choices.existing_vhost:
+        lines += ["# With everything in it, if nothing but this trial is in it:", _line("delete_vhost", choices.vhost)]
+        lines += ["", "# Or what is this trial's alone:"]
+    lines += [_in_vhost(plan, "delete_queue", each) for each in addresses]
+    lines += [_in_vhost(plan, "clear_policy", plan.policy.name)]
+    for each in plan.rights:
+        lines += [
+            _in_vhost(plan, "clear_topic_permissions", each.user, plan.exchange),
+            _in_vhost(plan, "clear_permissions", each.user),
+        ]
+    if not choices.existing_users:
+        lines += ["", "# The users, if they are in no other trial:"]
+        lines += [_line("delete_user", each.user) for each in plan.rights]
+    return lines
+
+
+def _password_file(peer: str) -> str:
+    return f"{PASSWORD_FOLDER}/{peer}.password"
+
+
+def _in_vhost(plan: Plan, command: str, *arguments: str) -> str:
+    return _line(command, "--vhost", plan.choices.vhost, *arguments)
+
+
+def _line(*words: str) -> str:
+    return shlex.join(("rabbitmqctl", *words))
