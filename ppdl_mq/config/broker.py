@@ -36,7 +36,7 @@ class BrokerAddress:
         certificate_file: PEM client certificate.
         key_file: its private key, where it is not in the same file.
         declare: False where an administrator made the queues beforehand.
-        queue_type: what to ask for when declaring.
+        queue_type: what to ask for when declaring; a queue that exists stays of its type.
     """
 
     scheme: Literal["amqp", "amqps", "embedded"]
@@ -50,7 +50,7 @@ class BrokerAddress:
     certificate_file: Path | None = None
     key_file: Path | None = None
     declare: bool = True
-    queue_type: Literal["classic", "quorum"] = "classic"
+    queue_type: Literal["classic", "quorum"] = "quorum"
 
     @classmethod
     def parse(cls, url: str) -> Self:

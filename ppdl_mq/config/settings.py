@@ -31,7 +31,7 @@ class Broker(Section):
         certificate_file: PEM client certificate.
         key_file: its private key.
         declare: False where an administrator made the queues beforehand: they are only checked.
-        queue_type: what to ask for when declaring.
+        queue_type: what to ask for when declaring; a queue that exists stays of its type.
         wait_s: how long to wait for a broker that does not answer when the peer starts, in seconds; without it 300 in
             a new trial, and for ever in one that resumes.
     """
@@ -43,7 +43,7 @@ class Broker(Section):
     certificate_file: Path | None = None
     key_file: Path | None = None
     declare: bool = True
-    queue_type: Literal["classic", "quorum"] = "classic"
+    queue_type: Literal["classic", "quorum"] = "quorum"
     wait_s: float | None = Field(default=None, ge=0, allow_inf_nan=False)
 
 

@@ -72,7 +72,7 @@ url = {broker}
 # certificate_file = "client.pem"
 # key_file = "client.key"
 {declare}  # where an administrator made the queues beforehand
-# queue_type = "quorum"  # or "classic"
+# queue_type = "classic"  # of a queue that this peer makes; "quorum" otherwise
 # wait_s = 300.0  # how long to wait for a broker that is not up; without it, a trial that resumes waits for ever
 
 [data]
