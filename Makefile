@@ -1,5 +1,6 @@
 # make demo    train on real data with several peers, print the comparison, write out/demo/
 # make test    everything the tests need, RabbitMQ included, then the whole suite
+# make test-brokers   only the tests that need a real RabbitMQ; `make test` runs them, too
 # make lint    the checks of the code alone
 # make bench   measurements as JSON in out/bench.json
 # make bench-flower   a round of masked-average beside one of Flower's SecAgg+, which gets an environment of its own
@@ -44,7 +45,7 @@ FUZZ_ENV := .venv-fuzz
 INSTALLED_FROM := pyproject.toml constraints.txt scripts/make-venv
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint bench bench-flower release-once simulation soak soak-memory fuzz clean
+.PHONY: help demo test test-brokers lint bench bench-flower release-once simulation soak soak-memory fuzz clean
 
 help:
 	@sed -n '/^# make/s/^# //p' Makefile
@@ -57,6 +58,10 @@ test: $(TEST_ENV)/installed
 	@scripts/install-rabbitmq || [ "$${CI:-}" != true ]  # elsewhere than in CI its tests skip
 	@scripts/lint $(TEST_ENV)
 	@$(TEST_ENV)/bin/python -m pytest -n 2 --dist loadgroup $(PYTEST_ARGS)
+
+test-brokers: $(TEST_ENV)/installed
+	@scripts/install-rabbitmq || [ "$${CI:-}" != true ]
+	@$(TEST_ENV)/bin/python -m pytest -n 2 --dist loadgroup -m rabbitmq $(PYTEST_ARGS)
 
 lint: $(TEST_ENV)/installed
 	@scripts/lint $(TEST_ENV)

@@ -51,7 +51,6 @@ class Shell:
         (tools / "ppdl-mq").write_text(f'#!/bin/sh\nexec "{sys.executable}" -m ppdl_mq.cli.main "$@"\n')
         for tool in tools.iterdir():
             tool.chmod(0o700)
-        (folder / "scripts").symlink_to(ROOT / "scripts")  # the administrator stands in a checkout
         self.environment = os.environ | {"PATH": f"{tools}:{os.environ['PATH']}"}
         self.port = node.port
 
@@ -73,17 +72,18 @@ class Shell:
 @pytest.mark.slow
 def test_the_walk_through_works_to_the_letter(rabbit: RabbitNode, tmp_path: Path) -> None:
     shell, shown = Shell(tmp_path, rabbit), blocks()
-    assert shown.keys() == {"broker", "identity", "trial", "peer", "status"}
+    assert shown.keys() == {"identity", "trial", "broker", "peer", "status"}
     for number, name in enumerate(("mercy", "charite")):
         records(tmp_path / f"{name}.csv", seed=number)
 
     try:
+        for name in ("mercy", "charite"):
+            shell.run(shown["identity"].replace("mercy", name))
+        shell.run(shown["trial"])
         shell.run(shown["broker"])
         for name in ("mercy", "charite"):
             assert stat.S_IMODE((tmp_path / f"passwords/{name}.password").stat().st_mode) == 0o600
             (tmp_path / f"passwords/{name}.password").rename(tmp_path / f"{name}.password")  # handed over
-            shell.run(shown["identity"].replace("mercy", name))
-        shell.run(shown["trial"])
         peers = {name: shown["peer"].replace("mercy", name) for name in ("mercy", "charite")}
         with ThreadPoolExecutor(2) as pool:
             ran = {

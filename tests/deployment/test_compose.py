@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import json
 import os
 import re
 import shutil
 import subprocess
+import sys
 import tomllib
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+
+from tests.deployment.heart import heart_manifest
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -61,18 +66,24 @@ def test_the_broker_uses_the_files_of_brokers_single(compose: dict[str, Any]) ->
     assert "environment" not in broker  # no default user
 
 
-def test_secrets_are_made_once_and_kept(tmp_path: Path, compose_secrets: Path) -> None:
+def test_secrets_are_made_once_and_kept(compose_secrets: Path, tmp_path: Path) -> None:
     command = [compose_secrets / "scripts" / "compose-secrets"]
+    environment = os.environ | {"PPDL_MQ": f"{sys.executable} -m ppdl_mq.cli.main", "PYTHONPATH": str(ROOT)}
     subprocess.run(command, check=True, capture_output=True, timeout=60)
     folder = compose_secrets / "secrets"
     first = {file.name: file.read_text() for file in folder.glob("*.password")}
-    subprocess.run(command, check=True, capture_output=True, timeout=60)
+    manifest = heart_manifest(tmp_path, ("cleveland", "hungary", "va"))
+    subprocess.run([*command, manifest], check=True, capture_output=True, timeout=120, env=environment)
     assert {file.name: file.read_text() for file in folder.glob("*.password")} == first
     assert len(set(first.values())) == 3
     assert folder.stat().st_mode & 0o777 == 0o700
     assert (folder / ".gitignore").read_text() == "*\n"
-    users = json.loads((folder / "definitions.json").read_text())["users"]
-    assert {f"{user['name']}.password" for user in users if user["password_hash"]} == set(first)
+    text = (folder / "definitions.json").read_text()
+    for user in json.loads(text)["users"]:
+        password = first[f"{user['name']}.password"].strip()
+        assert password not in text
+        raw = base64.b64decode(user["password_hash"])
+        assert raw[4:] == hashlib.sha256(raw[:4] + password.encode()).digest()
     made = {file.name for file in folder.iterdir()} - {".gitignore"}
     named = set(re.findall(r"file: secrets/(\S+)", (ROOT / "docker-compose.yml").read_text()))
     assert made == named

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
+import json
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ from ppdl_mq.config.settings import OwnData
 from ppdl_mq.training.data.prepare import load_split
 from ppdl_mq.training.data.samples import Samples, Split
 from ppdl_mq.training.order import rehearsal_seed
+from tests.deployment.heart import planned
 from tests.processes import Processes
 from tests.rabbit import RabbitNode
 from tests.transport.relays import new_trial
@@ -83,13 +83,12 @@ def test_four_hospitals_with_few_rights_at_a_broker(tmp_path: Path, started: Pro
     files = four_hospitals(tmp_path, rabbit.url("{peer}", vhost), "server-aided", password_env=PASSWORD_VARIABLE)
     for peer in files.names:
         files.edit(peer, "[broker]", "[broker]\ndeclare = false")
-        (tmp_path / f"{peer}.password").write_text(f"password of {peer}\n")
-    script = [sys.executable, str(ROOT / "scripts" / "broker_definitions.py"), "heart", *files.names]
-    options = ["--vhost", vhost, "--passwords", str(tmp_path)]
-    definitions = subprocess.run([*script, *options], capture_output=True, timeout=60, check=True).stdout
-    (tmp_path / "definitions.json").write_bytes(definitions)
+    plan = planned(files.manifest_path, "--vhost", vhost)
+    (tmp_path / "definitions.json").write_text(json.dumps(plan["definitions"]))
     rabbit.ctl("import_definitions", str(tmp_path / "definitions.json"))
     try:
+        for peer in files.names:
+            rabbit.ctl("change_password", peer, f"password of {peer}")
         run_all(files, started, {peer: {PASSWORD_VARIABLE: f"password of {peer}"} for peer in files.names})
         queues = rabbit.ctl("list_queues", "--vhost", vhost, "--silent", "--no-table-headers", "name", "messages")
         left = dict(line.split() for line in queues.splitlines())

@@ -1,0 +1,135 @@
+"""A broker set up by `relay plan` alone: no guest, and users who may do what the plan says and nothing else."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pika
+from pika.exceptions import ChannelClosedByBroker
+
+from ppdl_mq.config.broker import BrokerAddress
+from ppdl_mq.config.manifest import Manifest
+from ppdl_mq.transport.base import Transport
+from ppdl_mq.transport.opening import open_transport
+from ppdl_mq.transport.plan.definitions import definitions
+from ppdl_mq.transport.plan.making import make_plan
+from ppdl_mq.transport.plan.objects import Choices, Plan
+from tests.rabbit import RabbitNode
+
+ACCESS_REFUSED = 403
+
+
+class PlannedTrial:
+    """One trial at a node, in a vhost and with users of its own; the node is thrown away with them.
+
+    Args:
+        node: where; it has no user `guest`.
+        manifest: of the trial; its name names the vhost.
+        folder: for the passwords and the definitions.
+        choices: of the plan, but for vhost and users.
+    """
+
+    def __init__(self, node: RabbitNode, manifest: Manifest, folder: Path, **choices: Any) -> None:
+        self.node = node
+        self.manifest = manifest
+        self.folder = folder
+        users = {peer: f"{manifest.name}-{peer}" for peer in manifest.peer_names}
+        given: dict[str, Any] = {"vhost": manifest.name, "users": users, "max_queue_bytes": 10**8, **choices}
+        self.plan: Plan = make_plan(manifest, Choices(**given))
+        self.users = {each.peer: each.user for each in self.plan.rights}
+
+    @property
+    def vhost(self) -> str:
+        """The vhost of the trial."""
+        return self.plan.choices.vhost
+
+    def set_up(self) -> None:
+        """Import the definitions, then set passwords: by another import, which is faster than a line for each user."""
+        self.import_definitions()
+        users = [{"name": user, "password": password(user), "tags": ""} for user in self.users.values()]
+        file = self.folder / "passwords.json"
+        file.write_text(json.dumps({"users": users}))
+        self.node.ctl("import_definitions", str(file))
+        for peer, user in self.users.items():
+            (self.folder / f"{peer}.password").write_text(f"{password(user)}\n")
+
+    def import_definitions(self) -> None:
+        """Import the plan's file, and nothing else."""
+        file = self.folder / "definitions.json"
+        file.write_text(json.dumps(definitions(self.plan)))
+        self.node.ctl("import_definitions", str(file))
+
+    def address(self, peer: str) -> BrokerAddress:
+        """Return what a peer's settings come to."""
+        return BrokerAddress(
+            scheme="amqp",
+            host="127.0.0.1",
+            port=self.node.port,
+            user=self.users[peer],
+            vhost=self.vhost,
+            password_file=self.folder / f"{peer}.password",
+            declare=self.plan.choices.peers_declare,
+            queue_type=self.plan.choices.queue_type,
+        )
+
+    def open(self, peer: str) -> Transport:
+        """Return a peer's way to the broker, not yet connected."""
+        return open_transport(
+            self.address(peer), trial=self.manifest.name, prefix=self.manifest.relay.prefix, peer=peer
+        )
+
+    def is_refused(self, peer: str, action: Callable[[Any], object]) -> bool:
+        """Say whether the broker denies a peer's user an action, on a plain channel with confirms."""
+        user = self.users[peer]
+        credentials = pika.PlainCredentials(user, password(user))
+        parameters = pika.ConnectionParameters("127.0.0.1", self.node.port, self.vhost, credentials)
+        with pika.BlockingConnection(parameters) as connection:
+            channel = connection.channel()
+            channel.confirm_delivery()
+            try:
+                action(channel)
+            except ChannelClosedByBroker as error:
+                if error.reply_code != ACCESS_REFUSED:
+                    raise
+                return True
+            return False
+
+    def waiting(self) -> dict[str, str]:
+        """Return how many messages wait in each queue of the vhost."""
+        return dict(line.split("\t") for line in self.listed("list_queues", "name", "messages"))
+
+    def listed(self, command: str, *columns: str) -> list[str]:
+        """Return the sorted lines that a `list_` command of rabbitmqctl has about the vhost."""
+        said = self.node.ctl(command, "--vhost", self.vhost, "--silent", "--no-table-headers", *columns)
+        return sorted(line for line in said.splitlines() if line)
+
+
+def password(user: str) -> str:
+    """Return the password of a user of these tests."""
+    return f"password of {user}"
+
+
+def run_lines(node: RabbitNode, folder: Path, script: str) -> str:
+    """Run lines of shell with the node's `rabbitmqctl` on the PATH, as its administrator would."""
+    tools = folder / "tools"
+    tools.mkdir(exist_ok=True)
+    exports = "\n".join(f"export {name}='{value}'" for name, value in node._environment().items())
+    tool = tools / "rabbitmqctl"
+    tool.write_text(f'#!/bin/sh\n{exports}\nexec "{node._scripts}/rabbitmqctl" --node {node.name} "$@"\n')
+    tool.chmod(0o700)
+    done = subprocess.run(
+        ["sh", "-eu", "-c", script],
+        cwd=folder,
+        env=os.environ | {"PATH": f"{tools}:{os.environ['PATH']}"},
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
+    assert done.returncode == 0, f"{script}\n{done.stdout}{done.stderr}"
+    return done.stdout
