@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections import Counter
 from pathlib import Path
 from typing import Final
 
 import click
+from pydantic import SecretStr
 
 from ppdl_mq.cli import exit_codes
 from ppdl_mq.cli.relay_parties import address_of, own_name
@@ -34,6 +36,8 @@ _path = click.Path(path_type=Path)
 @click.option("--certificate-file", type=_path, help="With a URL: PEM client certificate, to log in with.")
 @click.option("--key-file", type=_path, help="With a URL: its private key.")
 @click.option("--no-declare", is_flag=True, help="With a URL: an administrator made the queues.")
+@click.option("--management", metavar="URL", help="Of RabbitMQ's management, http(s)://USER@HOST:PORT: shows more.")
+@click.option("--management-password-env", metavar="NAME", help="Environment variable of its user's password.")
 @json_option
 @click.pass_obj
 def check(
@@ -48,6 +52,8 @@ def check(
     certificate_file: Path | None,
     key_file: Path | None,
     no_declare: bool,
+    management: str | None,
+    management_password_env: str | None,
 ) -> None:
     """Look for whatever would keep a trial from running at the broker, and say what to do.
 
@@ -72,7 +78,13 @@ def check(
         address = dataclasses.replace(address, declare=not no_declare)
     wanted = None if trial is None else _wanted(trial, config, peer, address)
     findings: list[Finding] = []
-    for finding in examine_relay(address, wanted):
+    looks = examine_relay(
+        address,
+        wanted,
+        management_url=management,
+        management_password=None if management_password_env is None else _from_environment(management_password_env),
+    )
+    for finding in looks:
         findings.append(finding)
         if not terminal.json:
             click.echo(_lines(finding))
@@ -112,6 +124,13 @@ def _from_options(
         certificate_file=certificate_file,
         key_file=key_file,
     )
+
+
+def _from_environment(name: str) -> SecretStr:
+    value = os.environ.get(name, "")
+    if not value:
+        raise ConfigError(f"The environment variable {name} with the management's password is not set.")
+    return SecretStr(value)
 
 
 def _wanted(trial: Path, config: Path | None, peer: str | None, address: BrokerAddress) -> Wanted:

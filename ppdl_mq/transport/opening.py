@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from pydantic import SecretStr
+
 from ppdl_mq.config.broker import BrokerAddress
-from ppdl_mq.errors import RelayError
+from ppdl_mq.errors import ConfigError, RelayError
 from ppdl_mq.transport.address import Names
 from ppdl_mq.transport.allocator import keep_freed_chunks
 from ppdl_mq.transport.base import Transport
@@ -62,7 +64,14 @@ def open_tap(broker: BrokerAddress, *, trial: str, prefix: str) -> Tap:
     return RabbitMQTap(broker, names)
 
 
-def examine_relay(broker: BrokerAddress, wanted: Wanted | None, *, thorough: bool = True) -> Iterator[Finding]:
+def examine_relay(
+    broker: BrokerAddress,
+    wanted: Wanted | None,
+    *,
+    thorough: bool = True,
+    management_url: str | None = None,
+    management_password: SecretStr | None = None,
+) -> Iterator[Finding]:
     """Look at a relay before a trial; each finding comes as soon as it is known.
 
     Args:
@@ -70,16 +79,23 @@ def examine_relay(broker: BrokerAddress, wanted: Wanted | None, *, thorough: boo
         wanted: what a trial needs of it, or None.
         thorough: also measure, look for needless rights, and make the own inbox where this peer may. Without, only
             what would keep the trial from running.
+        management_url: of RabbitMQ's management, which shows what AMQP does not; without a password.
+        management_password: of its user; without, user and password are the broker's.
 
     Raises:
-        ConfigError: no password can be found.
+        ConfigError: no password can be found, or the management's URL does not hold.
         RelayRefused: the TLS files cannot be used.
     """
     if broker.scheme == "embedded":
+        if management_url is not None:
+            raise ConfigError("An embedded relay has no management.", hint="Leave --management out.")
         return iter([_examine_embedded(broker, wanted)])
-    from ppdl_mq.transport.rabbitmq.doctor import examine
+    from ppdl_mq.transport.rabbitmq.doctor import Management, examine
 
-    return examine(broker, wanted, thorough=thorough)
+    management = None
+    if management_url is not None:
+        management = Management.parse(management_url, broker, management_password)
+    return examine(broker, wanted, thorough=thorough, management=management)
 
 
 def _examine_embedded(broker: BrokerAddress, wanted: Wanted | None) -> Finding:

@@ -6,5 +6,6 @@ checked the right and before it does anything.
 """
 
 from ppdl_mq.transport.rabbitmq.doctor.examination import examine
+from ppdl_mq.transport.rabbitmq.doctor.management import Management
 
-__all__ = ["examine"]
+__all__ = ["Management", "examine"]

@@ -12,6 +12,7 @@ from ppdl_mq.transport.findings import Finding, Wanted
 from ppdl_mq.transport.rabbitmq.adapter import RabbitMQTransport
 from ppdl_mq.transport.rabbitmq.doctor import judgement, probes, queues, rights, sizes
 from ppdl_mq.transport.rabbitmq.doctor.login import log_in, mechanism
+from ppdl_mq.transport.rabbitmq.doctor.management import Management, ask_management
 from ppdl_mq.transport.rabbitmq.doctor.node import Node, nodes_of
 from ppdl_mq.transport.rabbitmq.doctor.reach import Greeting, reach
 from ppdl_mq.transport.rabbitmq.doctor.round_trip import round_trip
@@ -19,10 +20,13 @@ from ppdl_mq.transport.rabbitmq.doctor.session import Blocked, Session
 
 _NOBODY: Final = "ppdl-mq-check"  # stands for a trial where none is given
 _ME: Final = "check"  # by which the administrator sees that it is no peer
+_MANAGEMENT_SHOWS: Final = ("exchange", "inbox arguments", "weights arguments", "policies")
 _USUAL_CHUNK_BYTES: Final = 900_000
 
 
-def examine(broker: BrokerAddress, wanted: Wanted | None, *, thorough: bool = True) -> Iterator[Finding]:
+def examine(
+    broker: BrokerAddress, wanted: Wanted | None, *, thorough: bool = True, management: Management | None = None
+) -> Iterator[Finding]:
     """Look at a broker; each finding comes as soon as it is known.
 
     Args:
@@ -30,6 +34,7 @@ def examine(broker: BrokerAddress, wanted: Wanted | None, *, thorough: bool = Tr
         wanted: what a trial needs of it, or None.
         thorough: also measure, look for needless rights and the limit on messages. Without, only what would keep the
             trial from running, within a second or two.
+        management: of the broker, which shows what AMQP does not; or None.
 
     Raises:
         ConfigError: no password can be found.
@@ -54,10 +59,16 @@ def examine(broker: BrokerAddress, wanted: Wanted | None, *, thorough: bool = Tr
     if isinstance(session, Finding):
         yield session
         return
+    told = [] if management is None else list(ask_management(management, broker, wanted))
+    yield from told
+    hidden = _MANAGEMENT_SHOWS if told and told[-1].result == "pass" else ()
+    said = {finding.says for finding in told}
     with session:
         yield Finding(check="login", result="pass", says=f"The broker lets us in, to the vhost {broker.vhost!r}.")
         try:
-            yield from _inside(session, broker, wanted, thorough=thorough)
+            for finding in _inside(session, broker, wanted, thorough=thorough):
+                if finding.says not in said and (finding.result != "unknown" or finding.check not in hidden):
+                    yield finding
         except Blocked as blocked:
             yield _full(str(blocked))
         except RelayError as error:
