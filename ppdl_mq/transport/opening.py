@@ -89,7 +89,7 @@ def examine_relay(
     if broker.scheme == "embedded":
         if management_url is not None:
             raise ConfigError("An embedded relay has no management.", hint="Leave --management out.")
-        return iter([_examine_embedded(broker, wanted)])
+        return iter([_examine_embedded(broker, wanted if thorough else None)])
     from ppdl_mq.transport.rabbitmq.doctor import Management, examine
 
     management = None

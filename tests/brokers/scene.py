@@ -64,33 +64,44 @@ class TlsNode(RabbitNode):
     """A node with a TLS listener, whose certificate a test can change.
 
     Args:
-        folder: with ca.pem; `use` copies the certificate in use to it.
+        files: folder with ca.pem; `use` copies the certificate in use to it.
         asks_certificate: whether clients must show one, to log in with (SASL EXTERNAL).
     """
 
-    def __init__(self, folder: Path, *, asks_certificate: bool) -> None:
+    def __init__(self, files: Path, *, asks_certificate: bool) -> None:
         self.tls_port = free_port()
-        self.folder = folder
-        asks = "true" if asks_certificate else "false"
-        verify = "verify_peer" if asks_certificate else "verify_none"
+        self.files = files
         super().__init__(
-            config=(
-                f"listeners.ssl.1 = 127.0.0.1:{self.tls_port}\n"
-                f"ssl_options.cacertfile = {folder / 'ca.pem'}\n"
-                f"ssl_options.certfile = {folder / 'current.pem'}\n"
-                f"ssl_options.keyfile = {folder / 'current.key'}\n"
-                f"ssl_options.verify = {verify}\n"
-                f"ssl_options.fail_if_no_peer_cert = {asks}\n"
-                "ssl_cert_login_from = common_name\n"
-                "auth_mechanisms.1 = PLAIN\n" + ("auth_mechanisms.2 = EXTERNAL\n" if asks_certificate else "")
-            ),
+            config=self._config(asks_certificate=asks_certificate),
             plugins=("rabbitmq_auth_mechanism_ssl",) if asks_certificate else (),
         )
+
+    def _config(self, *, asks_certificate: bool) -> str:
+        """The lines of brokers/tls/rabbitmq.conf for people, with the paths and ports of a test."""
+        changed = {
+            "listeners.tcp": None,  # the tests look at the plain port, too
+            "listeners.ssl.default": None,
+            "ssl_options.cacertfile": self.files / "ca.pem",
+            "ssl_options.certfile": self.files / "current.pem",
+            "ssl_options.keyfile": self.files / "current.key",
+        }
+        if not asks_certificate:  # as the comment in the file says
+            changed |= {
+                "ssl_options.verify": "verify_none",
+                "ssl_options.fail_if_no_peer_cert": "false",
+                "auth_mechanisms.1": "PLAIN",
+            }
+        lines = (ROOT / "brokers" / "tls" / "rabbitmq.conf").read_text().splitlines()
+        settings = dict(line.split(" = ", 1) for line in lines if line and not line.startswith("#"))
+        assert changed.keys() <= settings.keys()
+        settings = {key: str(value) for key, value in (settings | changed).items() if value is not None}
+        settings["listeners.ssl.1"] = f"127.0.0.1:{self.tls_port}"
+        return "".join(f"{key} = {value}\n" for key, value in settings.items())
 
     def use(self, name: str) -> None:
         """Show the certificate NAME.pem from now on."""
         for suffix in (".pem", ".key"):
-            (self.folder / f"current{suffix}").write_bytes((self.folder / f"{name}{suffix}").read_bytes())
+            (self.files / f"current{suffix}").write_bytes((self.files / f"{name}{suffix}").read_bytes())
         if self.is_running:
             self.ctl("eval", "ssl:clear_pem_cache().")
 
@@ -101,7 +112,7 @@ class TlsNode(RabbitNode):
             scheme="amqps",
             hosts=address.hosts,
             user=address.user,
-            ca_file=self.folder / f"{ca}.pem",
-            certificate_file=None if client is None else self.folder / f"{client}.pem",
-            key_file=None if client is None else self.folder / f"{client}.key",
+            ca_file=self.files / f"{ca}.pem",
+            certificate_file=None if client is None else self.files / f"{client}.pem",
+            key_file=None if client is None else self.files / f"{client}.key",
         )

@@ -177,6 +177,13 @@ def test_a_client_certificate_logs_in(strict_node: TlsNode) -> None:
     assert "CN=mercy" in of(findings, "pass")["own certificate"].says
 
 
+def test_where_certificates_log_in_passwords_do_not(strict_node: TlsNode) -> None:
+    """The configuration for people offers EXTERNAL alone, on the plain port of this test as well."""
+    failure = the_failure(BrokerAddress.parse(strict_node.url()))
+    assert failure.check == "mechanism"
+    assert failure.line.startswith("auth_mechanisms.1 = PLAIN")
+
+
 def test_a_missing_client_certificate(strict_node: TlsNode) -> None:
     failure = the_failure(strict_node.address())
     assert failure.says == "The broker at localhost wants a client certificate, and none is set."

@@ -45,7 +45,7 @@ def examine(
     for each in nodes_of(broker):
         greeting = Greeting()
         ways += reach(each, greeting)
-        if not greeting.mechanisms:
+        if not greeting.is_there:
             continue
         ways.append(mechanism(each, greeting))
         if ways[-1].result != "fail":

@@ -20,7 +20,7 @@ _EXTERNAL: Final = (
 def mechanism(node: Node, greeting: Greeting) -> Finding:
     """Say whether the broker offers the way of logging in that the settings ask for."""
     wanted = "EXTERNAL" if node.broker.by_certificate else "PLAIN"
-    offered = ", ".join(greeting.mechanisms)
+    offered = f"only {', '.join(greeting.mechanisms)}" if greeting.mechanisms else "and no other this way"
     if wanted not in greeting.mechanisms:
         how = "a client certificate (EXTERNAL)" if node.broker.by_certificate else "a password (PLAIN)"
         other = (
@@ -31,7 +31,7 @@ def mechanism(node: Node, greeting: Greeting) -> Finding:
         return Finding(
             check="mechanism",
             result="fail",
-            says=f"The broker offers no login with {how}, only {offered}.",
+            says=f"The broker offers no login with {how}, {offered}.",
             todo=f"Ask the administrator to offer it, or {other}.",
             line=_EXTERNAL if node.broker.by_certificate else "auth_mechanisms.1 = PLAIN   # in rabbitmq.conf",
         )
@@ -43,7 +43,9 @@ def mechanism(node: Node, greeting: Greeting) -> Finding:
             todo="Ask the administrator to take that away.",
             line=f"auth_mechanisms.1 = {wanted}   # in rabbitmq.conf, and no others",
         )
-    return Finding(check="mechanism", result="pass", says=f"The broker offers {offered}; {wanted} is used.")
+    return Finding(
+        check="mechanism", result="pass", says=f"The broker offers {', '.join(greeting.mechanisms)}; {wanted} is used."
+    )
 
 
 def log_in(node: Node, *, trial: str, peer: str) -> Session | Finding:

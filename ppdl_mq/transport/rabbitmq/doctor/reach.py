@@ -34,10 +34,12 @@ class Greeting:
     """What the broker says of itself before the login.
 
     Args:
-        mechanisms: SASL mechanisms that it offers.
+        is_there: whether a broker answered at all.
+        mechanisms: SASL mechanisms that it offers; without TLS none, where it wants certificates.
         properties: name, version, cluster.
     """
 
+    is_there: bool = False
     mechanisms: tuple[str, ...] = ()
     properties: dict[str, Any] = field(default_factory=dict)
 
@@ -47,7 +49,7 @@ def reach(node: Node, greeting: Greeting) -> Iterator[Finding]:
 
     Args:
         node: one host of the broker.
-        greeting: filled in. Its mechanisms stay empty where the way does not lead to a broker.
+        greeting: filled in where the way leads to a broker.
     """
     place = str(node)
     try:
@@ -119,6 +121,7 @@ def _greet(connection: socket.socket, node: Node, greeting: Greeting) -> Iterato
     except OSError as error:
         answer = error
     if isinstance(answer, pika.spec.Connection.Start):
+        greeting.is_there = True
         greeting.mechanisms = tuple(_text(answer.mechanisms).split())
         greeting.properties = dict(answer.server_properties or {})
         yield _version(greeting)
