@@ -12,6 +12,7 @@ from urllib.parse import unquote
 from pydantic import SecretStr
 
 from ppdl_mq.config.hosts import Host, hosts_of
+from ppdl_mq.config.keyring_password import keyring_password
 from ppdl_mq.config.settings import Broker
 from ppdl_mq.errors import ConfigError
 
@@ -32,6 +33,7 @@ class BrokerAddress:
         path: the file of an embedded relay.
         password_env: name of the environment variable that holds the password.
         password_file: file whose first line is the password.
+        password_keyring: service under which the keyring holds the password.
         ca_file: PEM certificates to trust instead of the system's.
         certificate_file: PEM client certificate.
         key_file: its private key, where it is not in the same file.
@@ -46,6 +48,7 @@ class BrokerAddress:
     path: Path | None = None
     password_env: str | None = None
     password_file: Path | None = None
+    password_keyring: str | None = None
     ca_file: Path | None = None
     certificate_file: Path | None = None
     key_file: Path | None = None
@@ -114,13 +117,16 @@ class BrokerAddress:
             )
         if broker.key_file and not broker.certificate_file:
             raise ConfigError("key_file is given without certificate_file.", hint="Give both, or neither.")
-        if broker.password_env and broker.password_file:
-            raise ConfigError("Both password_env and password_file are given.", hint="Keep one of them.")
+        sources = ("password_env", "password_file", "password_keyring")
+        given = [name for name in sources if getattr(broker, name)]
+        if len(given) > 1:
+            raise ConfigError(f"Both {given[0]} and {given[1]} are given.", hint="Keep one of them.")
         return replace(
             address,
             path=resolved(address.path),
             password_env=broker.password_env,
             password_file=resolved(broker.password_file),
+            password_keyring=broker.password_keyring,
             ca_file=resolved(broker.ca_file),
             certificate_file=resolved(broker.certificate_file),
             key_file=resolved(broker.key_file),
@@ -165,11 +171,13 @@ class BrokerAddress:
                     f"The first line of {self.password_file} should be the broker's password; it is empty."
                 )
             return SecretStr(lines[0])
+        if self.password_keyring is not None:
+            return keyring_password(self.password_keyring, self.login)
         if self.login == "guest":
             return SecretStr("guest")  # RabbitMQ's well-known default, admitted from the broker's own machine only
         raise ConfigError(
             f"No password is given for the broker's user {self.login!r}.",
-            hint="Set password_env or password_file under [broker] of peer.toml.",
+            hint="Set password_env, password_file or password_keyring under [broker] of peer.toml.",
         )
 
     def at(self, host: Host) -> Self:

@@ -27,6 +27,7 @@ class Broker(Section):
             of a cluster, `amqps://user@a,b:5673,c/vhost`.
         password_env: name of the environment variable that holds the password.
         password_file: file whose first line is the password.
+        password_keyring: name of the service under which the keyring holds the password of the URL's user.
         ca_file: PEM certificates to trust, for amqps.
         certificate_file: PEM client certificate.
         key_file: its private key.
@@ -39,6 +40,7 @@ class Broker(Section):
     url: str
     password_env: str | None = None
     password_file: Path | None = None
+    password_keyring: Annotated[str, Field(min_length=1, max_length=200)] | None = None
     ca_file: Path | None = None
     certificate_file: Path | None = None
     key_file: Path | None = None

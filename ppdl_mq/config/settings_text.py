@@ -68,6 +68,7 @@ device = {device}  # or "auto", "cpu", "cuda", "cuda:N", "mps"
 url = {broker}
 {password_env}  # environment variable that holds the password
 # password_file = "broker-password"  # or a file whose first line it is
+# password_keyring = "ppdl-mq"  # or the service under which the keyring holds it, where that library is installed
 # ca_file = "ca.pem"  # certificates to trust, for amqps
 # certificate_file = "client.pem"
 # key_file = "client.key"

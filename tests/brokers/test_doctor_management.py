@@ -174,6 +174,61 @@ def test_the_password_follows_no_redirect(node: ManagedNode) -> None:
 
 
 @pytest.mark.parametrize(
+    ("version", "policy", "is_lossy"),
+    [
+        ("4.1.0", {}, True),
+        ("4.1.0", {"delivery-limit": -1}, False),
+        ("4.1.0", {"delivery-limit": 50}, True),
+        ("3.13.7", {}, False),
+    ],
+)
+def test_the_delivery_limit_of_newer_brokers(
+    node: ManagedNode, version: str, policy: dict[str, int], is_lossy: bool
+) -> None:
+    """A stand-in for the management of a version that is not installed here, as its documents say it answers."""
+    queue = {
+        "name": NEEDS.names.queue("weights"),
+        "type": "quorum",
+        "durable": True,
+        "auto_delete": False,
+        "arguments": {"x-queue-type": "quorum"},
+        "effective_policy_definition": policy,
+        "members": ["a", "b", "c"],
+        "online": ["a", "b"],
+    }
+    replies = {
+        "/api/overview": {"rabbitmq_version": version},
+        "/api/health/checks/alarms": {"status": "ok"},
+        f"/api/exchanges/%2F/{NEEDS.names.exchange}": {"type": "topic", "durable": True},
+        f"/api/queues/%2F/{NEEDS.names.queue('weights')}": queue,
+    }
+
+    class Newer(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            body = json.dumps(replies.get(self.path, {})).encode()
+            self.send_response(200 if self.path in replies else 404)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: object) -> None:
+            """Say nothing."""
+
+    with http.server.HTTPServer(("127.0.0.1", 0), Newer) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        findings = look(node, NEEDS, f"http://127.0.0.1:{server.server_port}")
+        server.shutdown()
+        thread.join()
+    assert of(findings, "pass")["management"]
+    failures = of(findings, "fail")
+    assert ("policy" in failures) is is_lossy, findings
+    if is_lossy:
+        assert "delivery-limit -1" in failures["policy"].todo
+    assert "only 2 are up" in of(findings, "warn")["members"].says
+
+
+@pytest.mark.parametrize(
     "url", ["http://guest:s3cret@127.0.0.1", "ftp://127.0.0.1", "http://", "http://127.0.0.1:x", "http://a/?b"]
 )
 def test_a_url_that_does_not_hold_is_refused_unquoted(url: str) -> None:

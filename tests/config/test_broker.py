@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import sys
+from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -143,6 +146,8 @@ def test_an_address_may_be_narrowed_to_one_host() -> None:
         {"url": "embedded:x", "certificate_file": Path("c.pem")},
         {"url": "amqps://host", "key_file": Path("k.pem")},
         {"url": "amqps://host", "password_env": "A", "password_file": Path("b")},
+        {"url": "amqps://host", "password_env": "A", "password_keyring": "b"},
+        {"url": "amqps://host", "password_file": Path("b"), "password_keyring": "b"},
     ],
 )
 def test_entries_that_do_not_fit_together_are_refused(entries: dict[str, object]) -> None:
@@ -157,3 +162,48 @@ def test_relative_paths_are_relative_to_the_file(tmp_path: Path) -> None:
     assert address.certificate_file == Path("/etc/c.pem")
     assert address.by_certificate
     assert BrokerAddress.from_settings(Broker(url="embedded:r.db"), tmp_path).path == tmp_path / "r.db"
+
+
+@dataclass
+class StandInKeyring(ModuleType):
+    """What of the keyring library is used: the real one is no dependency."""
+
+    passwords: dict[tuple[str, str], str]
+    error: Exception | None = None
+
+    def __post_init__(self) -> None:
+        ModuleType.__init__(self, "keyring")
+
+    def get_password(self, service: str, user: str) -> str | None:
+        if self.error is not None:
+            raise self.error
+        return self.passwords.get((service, user))
+
+
+KEYRING = Broker(url="amqp://mercy@host", password_keyring="ppdl-mq")
+
+
+def test_a_password_from_the_keyring(monkeypatch: pytest.MonkeyPatch) -> None:
+    library = StandInKeyring({("ppdl-mq", "mercy"): "s3cret"})
+    monkeypatch.setitem(sys.modules, "keyring", library)
+    address = BrokerAddress.from_settings(KEYRING)
+    assert address.password().get_secret_value() == "s3cret"
+    assert "s3cret" not in repr(address)
+
+
+@pytest.mark.parametrize(
+    ("library", "words"),
+    [
+        (None, ("not installed", "pip install keyring")),
+        (StandInKeyring({}), ("no password of 'mercy'", "keyring set ppdl-mq mercy")),
+        (StandInKeyring({}, RuntimeError("locked; the hint is s3cret")), ("RuntimeError", "password_file")),
+    ],
+)
+def test_a_keyring_that_gives_none(
+    library: ModuleType | None, words: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "keyring", library)
+    with pytest.raises(ConfigError) as refused:
+        BrokerAddress.from_settings(KEYRING).password()
+    assert all(word in str(refused.value) for word in words)
+    assert "s3cret" not in str(refused.value)

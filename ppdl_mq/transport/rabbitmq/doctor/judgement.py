@@ -13,6 +13,8 @@ from ppdl_mq.transport.rabbitmq.doctor.lines import ctl
 # Long enough for a turn of training, during which server-aided keeps the weights unacknowledged.
 _SHORT_TIMEOUT_MS: Final = 3_600_000
 
+USUAL_DELIVERY_LIMIT: Final = 20  # of quorum queues since RabbitMQ 4.0, unless they are told otherwise
+
 
 def judge_queue(
     broker: BrokerAddress, name: str, settings: Mapping[str, Any], *, from_policy: bool
@@ -59,6 +61,22 @@ def judge_queue(
             says=f"Nothing in {where} the queue {name} loses messages{f'; its type is {kind}' if kind else ''}.",
             figures={key: value for key, value in said.items() if isinstance(value, str | int)},
         )
+
+
+def has_usual_limit(version: str, settings: Mapping[str, Any]) -> bool:
+    """Tell whether a queue has the delivery limit that nobody set.
+
+    Args:
+        version: the broker's.
+        settings: arguments, the type among them, and the effective policy.
+    """
+    major = version.partition(".")[0]
+    is_new = major.isdecimal() and int(major) >= 4
+    return (
+        is_new
+        and settings.get("x-queue-type") == "quorum"
+        and not settings.keys() & {"delivery-limit", "x-delivery-limit"}
+    )
 
 
 def _losses(said: Mapping[str, Any]) -> Iterator[str]:

@@ -26,7 +26,7 @@ from ppdl_mq.config.broker import BrokerAddress
 from ppdl_mq.errors import ConfigError
 from ppdl_mq.transport.findings import Finding, Wanted
 from ppdl_mq.transport.rabbitmq.doctor.certificates import now
-from ppdl_mq.transport.rabbitmq.doctor.judgement import judge_queue
+from ppdl_mq.transport.rabbitmq.doctor.judgement import USUAL_DELIVERY_LIMIT, has_usual_limit, judge_queue
 from ppdl_mq.transport.rabbitmq.doctor.lines import ctl
 from ppdl_mq.transport.rabbitmq.parameters import tls_context
 
@@ -95,12 +95,13 @@ def ask_management(management: Management, broker: BrokerAddress, wanted: Wanted
     """
     try:
         yield from _clear(management)
-        yield _clock(management, broker)
+        overview, date = _get(management, broker, "overview")
+        yield _clock(date)
         yield from _room(management, broker)
         if wanted is not None:
             yield from _exchange(management, broker, wanted)
             for address in wanted.own_addresses:
-                yield from _queue(management, broker, wanted.names.queue(address))
+                yield from _queue(management, broker, wanted.names.queue(address), str(overview["rabbitmq_version"]))
     except _Refused as refused:
         status = refused.args[0]
         closed = status in (401, 403)
@@ -143,8 +144,7 @@ def _clear(management: Management) -> Iterator[Finding]:
         )
 
 
-def _clock(management: Management, broker: BrokerAddress) -> Finding:
-    _, date = _get(management, broker, "overview")
+def _clock(date: datetime) -> Finding:
     seconds = abs((date - now()).total_seconds())
     if seconds > _CLOCKS_DIFFER_S:
         return Finding(
@@ -190,7 +190,7 @@ def _exchange(management: Management, broker: BrokerAddress, wanted: Wanted) -> 
     )
 
 
-def _queue(management: Management, broker: BrokerAddress, name: str) -> Iterator[Finding]:
+def _queue(management: Management, broker: BrokerAddress, name: str, version: str) -> Iterator[Finding]:
     found = _find(management, broker, f"queues/{quote(broker.vhost, safe='')}/{quote(name, safe='')}")
     if found is None:
         return  # told over AMQP
@@ -198,6 +198,8 @@ def _queue(management: Management, broker: BrokerAddress, name: str) -> Iterator
     arguments = dict(found.get("arguments") or {}) | own | {"x-queue-type": found.get("type", "classic")}
     yield from judge_queue(broker, name, arguments, from_policy=False)
     policy = dict(found.get("effective_policy_definition") or {})
+    if has_usual_limit(version, {**arguments, **policy}):
+        policy["delivery-limit"] = USUAL_DELIVERY_LIMIT
     yield from judge_queue(broker, name, policy, from_policy=True)
     members, online = found.get("members"), found.get("online")
     if isinstance(members, list) and isinstance(online, list) and len(online) < len(members):
