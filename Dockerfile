@@ -18,7 +18,7 @@ ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=igno
 FROM base AS cuda
 RUN pip install -c constraints.txt torch
 COPY ppdl_mq ppdl_mq
-RUN pip install -c constraints.txt .
+RUN pip install -c constraints.txt ".[metrics]"
 # Read by the NVIDIA container runtime.
 ENV NVIDIA_VISIBLE_DEVICES=all NVIDIA_DRIVER_CAPABILITIES=compute,utility
 USER 10001:10001
@@ -32,7 +32,7 @@ ARG PIP_ARGS=""
 # torch first and alone: it is by far the largest, and this layer outlives changes of the package.
 RUN pip install -c constraints.txt ${PIP_ARGS} torch
 COPY ppdl_mq ppdl_mq
-RUN pip install -c constraints.txt .
+RUN pip install -c constraints.txt ".[metrics]"
 USER 10001:10001
 WORKDIR /var/lib/ppdl-mq
 VOLUME /var/lib/ppdl-mq

@@ -111,7 +111,7 @@ class RabbitNode:
         assert folder is not None, why_absent()
         self._scripts = folder
         self._home = Path(tempfile.mkdtemp(prefix="ppdl-rabbit-"))
-        self.port, self._dist_port, self._epmd_port = _free_ports(3)
+        self.port, self._dist_port, self._epmd_port = free_ports(3)
         self.name = f"ppdl{self.port}@localhost"  # a name that resolves; another costs a minute
         self._epmd: subprocess.Popen[bytes] | None = None
         self._server: subprocess.Popen[bytes] | None = None
@@ -302,7 +302,7 @@ def cluster(size: int) -> Iterator[list[RabbitNode]]:
         yield nodes
 
 
-def _free_ports(count: int) -> list[int]:
+def free_ports(count: int) -> list[int]:
     """Return ports that nobody listens on; all are held until the last is found, so that they differ."""
     with contextlib.ExitStack() as held:
         ports = []

@@ -24,12 +24,82 @@ ROOT = Path(__file__).resolve().parents[2]
 
 @pytest.fixture
 def compose() -> dict[str, Any]:
-    answer: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
+    # `${NAME:-default}` as compose reads it where NAME is not set.
+    text = re.sub(r"\$\{\w+:-([^}]*)\}", r"\1", (ROOT / "docker-compose.yml").read_text())
+    answer: dict[str, Any] = yaml.safe_load(text)
     return answer
 
 
 def organisations(compose: dict[str, Any]) -> list[str]:
-    return sorted(name for name in compose["services"] if name != "broker")
+    return sorted(name for name in compose["services"] if (ROOT / "peers" / name).is_dir())
+
+
+def composer() -> list[str] | None:
+    """Return how compose is called here, if it is: the plug-in of docker, or the program of its own."""
+    for command in (["docker", "compose"], ["docker-compose"]):
+        if shutil.which(command[0]):
+            done = subprocess.run([*command, "version"], capture_output=True, timeout=60, check=False)
+            if done.returncode == 0:
+                return command
+    return None
+
+
+@pytest.mark.parametrize("profiles", [(), ("cluster",), ("monitoring",), ("cluster", "monitoring")])
+def test_compose_itself_takes_it(profiles: tuple[str, ...], compose: dict[str, Any]) -> None:
+    command = composer()
+    if command is None:
+        pytest.skip("docker compose is not on this machine")
+    options = [option for profile in profiles for option in ("--profile", profile)]
+    done = subprocess.run(
+        [*command, "--file", str(ROOT / "docker-compose.yml"), *options, "config", "--services"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    chosen = {
+        name for name, service in compose["services"].items() if set(service.get("profiles", profiles)) <= set(profiles)
+    }
+    assert set(done.stdout.split()) >= chosen
+
+
+def test_without_a_profile_there_are_one_broker_and_three_peers(compose: dict[str, Any]) -> None:
+    always = {name for name, service in compose["services"].items() if "profiles" not in service}
+    assert always == {"broker", *organisations(compose)}
+    by_profile = {name: service["profiles"] for name, service in compose["services"].items() if name not in always}
+    assert by_profile == {
+        "broker-2": ["cluster"],
+        "broker-3": ["cluster"],
+        "prometheus": ["monitoring"],
+        "grafana": ["monitoring"],
+    }
+
+
+def test_the_nodes_of_the_cluster_look_for_each_other(compose: dict[str, Any]) -> None:
+    settings = (ROOT / "brokers" / "cluster" / "rabbitmq.conf").read_text()
+    looked_for = re.findall(r"^cluster_formation\.classic_config\.nodes\.\d = rabbit@(\S+)$", settings, re.MULTILINE)
+    nodes = {name: service for name, service in compose["services"].items() if name.startswith("broker")}
+    assert sorted(looked_for) == sorted(service["hostname"] for service in nodes.values()) == sorted(nodes)
+    for service in nodes.values():
+        assert "erlang-cookie" in service["secrets"]
+        assert service["networks"]["default"]["aliases"] == ["relay.example.org"]
+
+
+def test_nothing_is_reached_from_outside_this_machine(compose: dict[str, Any]) -> None:
+    ports = [port for service in compose["services"].values() for port in service.get("ports", ())]
+    assert ports == ["127.0.0.1:3000:3000"]  # Grafana, which has a password
+    assert "GF_SECURITY_ADMIN_PASSWORD__FILE" in compose["services"]["grafana"]["environment"]
+
+
+def test_what_is_mounted_exists(compose: dict[str, Any]) -> None:
+    for service in compose["services"].values():
+        for mount in service.get("volumes", ()):
+            where = mount.split(":")[0]
+            if where.startswith("./") and not where.startswith("./out/"):
+                assert (ROOT / where).exists(), where
+            elif not where.startswith("."):
+                assert where in compose["volumes"]
 
 
 def test_three_organisations_run_as_their_own_files_say(compose: dict[str, Any]) -> None:
@@ -54,7 +124,8 @@ def test_each_organisation_gets_its_own_password_and_volume_alone(compose: dict[
         service = compose["services"][name]
         assert [each["source"] for each in service["secrets"]] == [f"{name}-password"]
         assert [each.split(":")[0] for each in service["volumes"] if each[0] != "."] == [f"{name}-state"]
-    assert {each["source"] for each in compose["services"]["broker"]["secrets"]} == {"definitions"}
+    broker = compose["services"]["broker"]["secrets"]
+    assert [each if isinstance(each, str) else each["source"] for each in broker] == ["erlang-cookie", "definitions"]
 
 
 def test_the_broker_uses_the_files_of_brokers_single(compose: dict[str, Any]) -> None:
@@ -75,7 +146,7 @@ def test_secrets_are_made_once_and_kept(compose_secrets: Path, tmp_path: Path) -
     manifest = heart_manifest(tmp_path, ("cleveland", "hungary", "va"))
     subprocess.run([*command, manifest], check=True, capture_output=True, timeout=120, env=environment)
     assert {file.name: file.read_text() for file in folder.glob("*.password")} == first
-    assert len(set(first.values())) == 3
+    assert len(set(first.values())) == 4  # three peers and Grafana
     assert folder.stat().st_mode & 0o777 == 0o700
     assert (folder / ".gitignore").read_text() == "*\n"
     text = (folder / "definitions.json").read_text()
@@ -85,7 +156,7 @@ def test_secrets_are_made_once_and_kept(compose_secrets: Path, tmp_path: Path) -
         raw = base64.b64decode(user["password_hash"])
         assert raw[4:] == hashlib.sha256(raw[:4] + password.encode()).digest()
     made = {file.name for file in folder.iterdir()} - {".gitignore"}
-    named = set(re.findall(r"file: secrets/(\S+)", (ROOT / "docker-compose.yml").read_text()))
+    named = set(re.findall(r"^    file: secrets/(\S+)", (ROOT / "docker-compose.yml").read_text(), re.MULTILINE))
     assert made == named
 
 
