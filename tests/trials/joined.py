@@ -6,9 +6,12 @@ import base64
 import contextlib
 import hashlib
 import json
+import re
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -17,13 +20,14 @@ from pika.exceptions import ChannelClosedByBroker
 from ppdl_mq.config.broker import BrokerAddress
 from ppdl_mq.transport.base import Transport
 from ppdl_mq.transport.opening import open_transport
-from tests.rabbit import RabbitNode
+from tests.rabbit import RabbitNode, free_ports
 from tests.transport.relays import eventually
 
 ROOT = Path(__file__).resolve().parents[2]
 PLUGINS: Final = ("rabbitmq_federation", "rabbitmq_shovel")
 SITES: Final = {"north": ("anna", "cleo"), "south": ("bert", "dora")}
 OTHER: Final = {"north": "south", "south": "north"}
+SERVER_NAME: Final = "relay.example.org"  # in the certificates
 RECONNECT_S: Final = 1  # instead of 5, so that tests wait less
 
 
@@ -37,7 +41,7 @@ class TwoSites:
         folder: empty; for passwords and definitions.
     """
 
-    def __init__(self, nodes: dict[str, RabbitNode], trial: str, by: str, folder: Path) -> None:
+    def __init__(self, nodes: dict[str, SiteNode], trial: str, by: str, folder: Path) -> None:
         self.nodes, self.trial, self.by, self.folder = nodes, trial, by, folder
         self.vhost = f"v-{trial}"
         self.exchange = f"ppdl.{trial}"
@@ -53,12 +57,14 @@ class TwoSites:
         for here, there in OTHER.items():
             uri = self.folder / f"{here}.uri"
             login = f"link-{here}:{self.password(f'link-{here}')}"
-            uri.write_text(f"amqp://{login}@127.0.0.1:{self.nodes[there].port}/{self.vhost}")
+            uri.write_text(
+                f"amqps://{login}@127.0.0.1:{self.nodes[there].tls_port}/{self.vhost}?{self.nodes[there].tls_options()}"
+            )
             made = script(
                 "site_definitions.py",
                 str(whole),
                 *("--here", f"{here}={','.join(SITES[here])}", "--there", f"{there}={','.join(SITES[there])}"),
-                *("--by", self.by, "--uri", str(uri), "--without-tls"),
+                *("--by", self.by, "--uri", str(uri)),
             )
             self.definitions[here] = json.loads(made)
             self._make_quick(here)
@@ -91,10 +97,17 @@ class TwoSites:
             node.start()
             node.ctl("delete_vhost", self.vhost)
 
+    def expect(self, name: str) -> None:
+        """Have the links expect another name in the other broker's certificate."""
+        for definitions in self.definitions.values():
+            for value in (each["value"] for each in definitions["parameters"]):
+                (key,) = {"uri", "dest-uri"} & set(value)
+                value[key] = re.sub(r"(server_name_indication=)[^&]*", rf"\g<1>{name}", value[key])
+
     def until_linked(self) -> None:
         """Wait until messages can cross both ways."""
         for site in SITES:
-            eventually(lambda site=site: self._is_linked(site), True)  # type: ignore[misc]
+            eventually(lambda site=site: self.is_linked(site), True)  # type: ignore[misc]
 
     def unlink(self, site: str) -> None:
         """Take a site's link away for good, with what waits at the other broker for it."""
@@ -137,13 +150,13 @@ class TwoSites:
                     found[f"{site} {section}"] = sorted(ours)
         return found
 
-    def _crossed_by(self, site: str) -> tuple[RabbitNode, str]:
+    def _crossed_by(self, site: str) -> tuple[SiteNode, str]:
         """Return at which broker the link that brings messages to `site` logs in, and as whom."""
         if self.by == "federation":
             return self.nodes[OTHER[site]], f"link-{site}"
         return self.nodes[site], f"link-{OTHER[site]}"
 
-    def _is_linked(self, site: str) -> bool:
+    def is_linked(self, site: str) -> bool:
         """Tell whether somebody reads what waits for a site; federation binds its queue only after that."""
         with self.nodes[OTHER[site]].channel(self.vhost) as channel:
             try:
@@ -166,13 +179,10 @@ class TwoSites:
     def open(self, peer: str) -> Transport:
         """Return a connection, not yet open, of a peer to its own site's broker."""
         node = self.nodes[self.site_of(peer)]
-        broker = BrokerAddress(
-            scheme="amqp",
-            host="127.0.0.1",
-            port=node.port,
-            user=peer,
-            vhost=self.vhost,
+        broker = replace(
+            BrokerAddress.parse(f"amqps://{peer}@127.0.0.1:{node.tls_port}/{self.vhost}"),
             password_file=self.folder / f"{peer}.password",
+            ca_file=node.tls / "ca.pem",
             declare=False,
         )
         return open_transport(broker, trial=self.trial, prefix="ppdl", peer=peer)
@@ -203,16 +213,38 @@ def script(name: str, *arguments: str) -> str:
     return subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout
 
 
+class SiteNode(RabbitNode):
+    """A node with the configuration of brokers/federated, on ports of its own.
+
+    Args:
+        site: its name.
+        tls: folder with ca.pem, server.pem and server.key.
+    """
+
+    def __init__(self, site: str, tls: Path) -> None:
+        (self.tls_port,) = free_ports(1)
+        self.tls = tls
+        taken_over = ("cluster_name", "ssl_options.", "loopback_users.", "auth_mechanisms.")
+        lines = (ROOT / "brokers" / "federated" / "rabbitmq.conf").read_text().splitlines()
+        config = "".join(f"{line}\n" for line in lines if line.startswith(taken_over))
+        config = config.replace("cluster_name = north", f"cluster_name = {site}").replace("/etc/rabbitmq/tls", str(tls))
+        super().__init__(config=f"{config}listeners.ssl.1 = 127.0.0.1:{self.tls_port}\n", plugins=PLUGINS)
+
+    def tls_options(self, name: str = SERVER_NAME) -> str:
+        """Return what the URI of a link to this node says about TLS."""
+        return f"cacertfile={self.tls / 'ca.pem'}&verify=verify_peer&server_name_indication={name}"
+
+
 @contextlib.contextmanager
-def two_nodes() -> Iterator[dict[str, RabbitNode]]:
-    """Start one node for each site."""
-    nodes = {site: RabbitNode(plugins=PLUGINS) for site in SITES}
-    try:
+def two_nodes() -> Iterator[dict[str, SiteNode]]:
+    """Start one node for each site, with certificates of one authority."""
+    with contextlib.ExitStack() as stack:
+        tls = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="ppdl-sites-")))
+        make_ca = [sys.executable, str(ROOT / "brokers" / "tls" / "make_ca.py"), str(tls)]
+        make_ca += ["--server", SERVER_NAME, "--server", "127.0.0.1"]
+        subprocess.run(make_ca, capture_output=True, timeout=60, check=True)
+        nodes = {site: SiteNode(site, tls) for site in SITES}
         for node in nodes.values():
+            stack.callback(node.remove)
             node.start()
-        for site, node in nodes.items():
-            node.ctl("set_cluster_name", site)  # which names federation's queue at the other broker
         yield nodes
-    finally:
-        for node in nodes.values():
-            node.remove()

@@ -19,7 +19,7 @@ from tests.rabbit import MAX_MESSAGE_BYTES, RabbitNode, why_absent
 from tests.transport.relays import eventually, new_trial
 from tests.trial import TrialInProcess, manifest_for, split_for
 from tests.trials.exact import assert_equal_bits, expected_state
-from tests.trials.joined import SITES, TwoSites, two_nodes
+from tests.trials.joined import SERVER_NAME, SITES, SiteNode, TwoSites, two_nodes
 from tests.trials.masked import MortalTrial, agreed, assert_round, splits_of, watch_rounds
 
 pytestmark = [pytest.mark.rabbitmq, pytest.mark.slow]
@@ -32,7 +32,7 @@ LONG = {"epochs": 30, "turns_per_epoch": 2}  # 240 turns: the middle is not miss
 
 
 @pytest.fixture(scope="module")
-def nodes(rabbit_node: RabbitNode) -> Iterator[dict[str, RabbitNode]]:
+def nodes(rabbit_node: RabbitNode) -> Iterator[dict[str, SiteNode]]:
     """One node for each site; `rabbit_node` is asked for because it knows when to skip and when to fail."""
     assert why_absent() is None
     with two_nodes() as running:
@@ -40,7 +40,7 @@ def nodes(rabbit_node: RabbitNode) -> Iterator[dict[str, RabbitNode]]:
 
 
 @pytest.fixture
-def join(nodes: dict[str, RabbitNode], tmp_path: Path) -> Iterator[Callable[[str], TwoSites]]:
+def join(nodes: dict[str, SiteNode], tmp_path: Path) -> Iterator[Callable[[str], TwoSites]]:
     """Makes a trial's two sites; what it made is removed."""
     made: list[TwoSites] = []
 
@@ -311,3 +311,19 @@ def test_a_link_can_do_nothing_else(by: str, join: Callable[[str], TwoSites]) ->
         else (lambda at: at.basic_publish(exchange, "bert", b""))
     )
     assert not refused(sites, "south", allowed), "the check of the check"
+
+
+@pytest.mark.parametrize("by", WAYS)
+def test_a_link_checks_whom_it_talks_to(by: str, join: Callable[[str], TwoSites]) -> None:
+    """The other broker's certificate is right, and the link expects another name: then nothing crosses."""
+    sites = join(by)
+    sites.expect(SERVER_NAME.replace("relay", "another"))
+    sites.give()
+    # The link says so in its site's log, and tries again and again.
+    eventually(
+        lambda: "hostname_check_failed" in sites.log("north") and "hostname_check_failed" in sites.log("south"), True
+    )
+    assert not any(sites.is_linked(site) for site in SITES)
+    sites.expect(SERVER_NAME)
+    sites.give()
+    sites.until_linked()
