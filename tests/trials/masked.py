@@ -19,8 +19,8 @@ from ppdl_mq.numeric.exponents import exponents
 from ppdl_mq.numeric.fixed_point import FixedPoint
 from ppdl_mq.numeric.flatten import Layout
 from ppdl_mq.peer.driver import Driver
+from ppdl_mq.peer.facts import Facts
 from ppdl_mq.peer.orders import Order, give_order
-from ppdl_mq.peer.runner import Runner
 from ppdl_mq.peer.vectors import Vectors
 from ppdl_mq.protocol.effects import Average
 from ppdl_mq.protocol.phases import Phase
@@ -376,14 +376,14 @@ class MortalTrial(TrialInProcess):
         return {name: error for name, error in self.errors.items() if not isinstance(error, Died)}
 
     def _tell(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        plain = Runner._show
+        plain = Facts.show
 
-        def show(runner: Runner, *, now: bool = False) -> None:
-            plain(runner, now=now)
+        def show(facts: Facts, *, now: bool = False) -> None:
+            plain(facts, now=now)
             with self._changed:
                 self._changed.notify_all()
 
-        monkeypatch.setattr(Runner, "_show", show)
+        monkeypatch.setattr(Facts, "show", show)
 
     def _die_in_phase(self, monkeypatch: pytest.MonkeyPatch, moment: Moment) -> None:
         plain = Driver.catch_up
