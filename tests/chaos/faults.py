@@ -16,6 +16,7 @@ from tests.chaos.trial import ChaosTrial
 from tests.rabbit import RabbitNode
 
 _BUSY = 0.7  # share of the deaths that are to hit a peer at work: others have less to lose
+_MAIL_S = 5.0
 RECOVERY_S = 180.0  # heartbeats alone may take 90 s to find out that a connection has been forgotten
 
 
@@ -114,6 +115,31 @@ def broker_killed(world: World) -> Iterator[None]:
 
 
 @contextmanager
+def broker_killed_with_mail(world: World) -> Iterator[None]:
+    """Kill -9 a node that holds messages for a dead peer, which nobody else has any more."""
+    victim = world.victim()
+    node = world.draw.choice(world.nodes)
+    if victim is not None:
+        world.trial.kill(victim)
+        _until_mail(world.nodes[0], world.trial.queue(victim))
+    node.kill()
+    yield
+    node.start()
+    if victim is not None:
+        world.trial.run(victim)
+
+
+def _until_mail(node: RabbitNode, queue: str) -> None:
+    """Wait until messages lie in a queue; some seconds, since perhaps none is due."""
+    ends_at = time.monotonic() + _MAIL_S
+    with node.channel() as channel:
+        while time.monotonic() < ends_at:
+            if channel.queue_declare(queue, passive=True).method.message_count:
+                return
+            time.sleep(0.05)  # between two looks at another process
+
+
+@contextmanager
 def leader_killed(world: World) -> Iterator[None]:
     """Kill -9 the node that leads a queue of the trial."""
     listed = world.nodes[0].ctl("list_queues", "--silent", "name", "leader").splitlines()
@@ -187,6 +213,7 @@ KINDS: dict[str, Kind] = {
     "peer killed, back later": Kind(killed, 1.0, 30.0),
     "peer terminated": Kind(terminated, 0.0, 0.5),
     "broker killed": Kind(broker_killed, 0.0, 15.0),
+    "broker killed, with mail for a dead peer": Kind(broker_killed_with_mail, 0.0, 5.0),
     "broker's memory alarm": Kind(alarm, 1.0, 15.0, 0.7),
     "connections closed by the broker": Kind(connections_closed, 0.0, 0.0, 0.7),
     "network cut": Kind(weather(lambda _: Weather(cut=True)), 1.0, 60.0, 0.7),

@@ -41,7 +41,7 @@ def test_server_aided_through_deaths_and_bad_networks(tmp_path: Path, rabbit: Ra
 
 
 def test_masked_average_through_deaths_of_peers_and_broker(tmp_path: Path, rabbit: RabbitNode) -> None:
-    kinds = ("peer killed", "broker killed", "5 % packet loss")
+    kinds = ("peer killed", "broker killed, with mail for a dead peer", "5 % packet loss")
     survive(tmp_path, "masked-average", 10, [rabbit], *kinds)
 
 

@@ -233,7 +233,9 @@ class ChaosTrial:
                 tuple(each["members"]) for peer in self.names for each in self.progress(peer) if "members" in each
             }
             assert members == {self.names}, f"{members}\n{self.report()}"
-        left = [line for line in self.node.ctl("list_queues", "--silent", "name").split() if self._is_ours(line)]
+        left = [
+            line for line in self.node.ctl("list_queues", "--silent", "name").split() if line.startswith(self.queue(""))
+        ]
         assert not left, f"{left} remain at the broker.\n{self.report()}"
         return Outcome(
             differing_bits=sum(differing_bits(self.files.model(peer), self.expected) for peer in self.names),
@@ -242,8 +244,9 @@ class ChaosTrial:
             asked_again=sum(process.err.count("asking ") for _, process in self._runs),
         )
 
-    def _is_ours(self, queue: str) -> bool:
-        return queue.startswith(f"{self.manifest.relay.prefix}.{self.manifest.name}.")
+    def queue(self, address: str) -> str:
+        """Return the name of a queue of the trial at the broker."""
+        return f"{self.manifest.relay.prefix}.{self.manifest.name}.{address}"
 
     def _trained_again(self, peer: str) -> int:
         event, number = ("trained", "round") if self.is_masked else ("turn", "turn")
