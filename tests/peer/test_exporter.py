@@ -225,12 +225,14 @@ def test_a_scraper_that_is_slow_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_a_request_under_way_does_not_hold_up_the_peers_end() -> None:
-    with serving() as exporter, socket.create_connection(exporter.address) as slow:
-        slow.sendall(b"GET /metrics HTTP/1.1\r\n")  # and no more
-        with socket.create_connection(exporter.address, timeout=0.3) as next_one, pytest.raises(TimeoutError):
-            next_one.recv(1)  # nobody else is answered meanwhile: the thread is with the first
-        started = time.monotonic()
-    assert time.monotonic() - started < module._REQUEST_S / 2
+    with contextlib.ExitStack() as held:  # the request is under way for longer than the exporter is
+        with serving() as exporter:
+            slow = held.enter_context(socket.create_connection(exporter.address))
+            slow.sendall(b"GET /metrics HTTP/1.1\r\n")  # and no more
+            with socket.create_connection(exporter.address, timeout=0.3) as next_one, pytest.raises(TimeoutError):
+                next_one.recv(1)  # nobody else is answered meanwhile: the thread is with the first
+            started = time.monotonic()
+        assert time.monotonic() - started < module._REQUEST_S / 2
 
 
 def test_who_asks_without_a_pause_is_given_a_few_answers_a_second() -> None:
