@@ -93,7 +93,8 @@ def test_real_peers_over_rabbitmq_are_scraped_while_they_run(
     assert (info["trial"], info["trial_id"], info["peer"]) == ("scraped", identifier, "anna")
     assert abs(waiting["ppdl_mq_updated_timestamp_seconds", ()] - time.time()) < SOON_S
 
-    bert = started.start(*files.run_arguments("bert"), "--metrics", "127.0.0.1:0", environment=secret)
+    options = ("--metrics", "127.0.0.1:0", "--log-format", "json")
+    bert = started.start("--debug", *files.run_arguments("bert"), *options, environment=secret)
     addresses["bert"] = address_of(bert)
     seen = watch(addresses)
     for name, process in (("anna", anna), ("bert", bert)):
@@ -101,6 +102,7 @@ def test_real_peers_over_rabbitmq_are_scraped_while_they_run(
         assert ended.code == 0, ended.err
         assert PASSWORD not in ended.err
         check_course(seen[name], json.loads((files.state(name) / "status.json").read_text()))
+    assert {json.loads(line)["peer"] for line in bert.err.splitlines()} == {"bert"}
     rabbit.delete_user("metrics-user")
 
 
