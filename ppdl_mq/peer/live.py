@@ -210,6 +210,10 @@ class LiveSecrets:
             for path in sorted(self._folder.iterdir()) if self._folder.is_dir() else ():
                 stem = path.name.removesuffix(_UNFINISHED)
                 if path.name != kept and _NAME.fullmatch(stem):
+                    if kept is None and path.name == stem:
+                        # A new journal refuses what bears a full name and does not open: nobody may die in between.
+                        path = path.rename(path.with_name(stem + _UNFINISHED))
+                        sync_folder(self._folder)
                     _overwrite(path)
                     path.unlink(missing_ok=True)
             if self._folder.is_dir():

@@ -43,3 +43,12 @@ def test_a_seed_is_one_story(seed: int) -> None:
     one, other = (check(story_of(seed), trace=True) for _ in range(2))
     assert one.trace == other.trace
     assert one.faults == other.faults
+
+
+def test_a_peer_that_dies_twice_at_its_first_secrets_begins_all_the_same() -> None:
+    # Between the file and its commit, and then in the middle of erasing that file. It was refused as newer: seed 2245.
+    moment = ("anna", "before fsync of live secrets")
+    story = Story(seed=1, protocol="fully-connected", count=2, calm_after_s=600.0)
+    story.deaths = [(*moment, 2), (*moment, 0)]
+    story.changes = {"training__epochs": 1}
+    assert check(story).kills == {moment[1]: 2}
