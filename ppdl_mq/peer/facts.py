@@ -137,4 +137,4 @@ class Facts:
         said = f"Waiting for {', '.join(absent)}. {agreed}"
         if said != self._said:
             self._said = said
-            log.info("%s", said)
+            log.info("%s", said, extra={"waiting_for": waiting_for})

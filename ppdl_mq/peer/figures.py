@@ -92,181 +92,129 @@ def _phase(status: Status) -> Iterator[Sample]:
         yield (status["phase"],), 1.0
 
 
+def _relay_state(status: Status) -> Iterator[Sample]:
+    if "relay" in status:
+        yield (status["relay"]["state"],), 1.0
+
+
+def _gauge(name: str, description: str, read: Read, *labels: str, private: bool = False) -> Figure:
+    return Figure(name=name, kind="gauge", help=description, read=read, labels=labels, private=private)
+
+
+def _counter(name: str, description: str, read: Read, *labels: str, private: bool = False) -> Figure:
+    return Figure(name=name, kind="counter", help=description, read=read, labels=labels, private=private)
+
+
 FIGURES: Final[tuple[Figure, ...]] = (
-    Figure(
-        name="ppdl_mq_peer_info",
-        kind="gauge",
-        help="Always 1; which trial and peer this is.",
-        labels=("trial", "trial_id", "peer", "version"),
-        read=_info,
+    _gauge(
+        "ppdl_mq_peer_info", "Always 1; which trial and peer this is.", _info, "trial", "trial_id", "peer", "version"
     ),
-    Figure(
-        name="ppdl_mq_updated_timestamp_seconds",
-        kind="gauge",
-        help="When the peer's loop last came round, since 1970.",
-        read=_value("updated"),
-    ),
+    _gauge("ppdl_mq_updated_timestamp_seconds", "When the peer's loop last came round, since 1970.", _value("updated")),
     # Where the trial is.
-    Figure(
-        name="ppdl_mq_phase",
-        kind="gauge",
-        help="1 for the phase that the peer is in.",
-        labels=("phase",),
-        read=_phase,
-    ),
-    Figure(
-        name="ppdl_mq_phase_age_seconds",
-        kind="gauge",
-        help="How long it has been in it.",
-        read=_value("phase_s"),
-    ),
-    Figure(
-        name="ppdl_mq_phase_seconds_total",
-        kind="counter",
-        help="Time spent in each phase.",
-        labels=("phase",),
-        read=_each("phase_seconds"),
-    ),
-    Figure(name="ppdl_mq_turn", kind="gauge", help="Turn that the peer is at.", read=_value("turn")),
-    Figure(name="ppdl_mq_turns", kind="gauge", help="Turns of the whole trial.", read=_value("turns")),
-    Figure(name="ppdl_mq_round", kind="gauge", help="Round that the peer is at.", read=_value("round")),
-    Figure(name="ppdl_mq_rounds", kind="gauge", help="Rounds of the whole trial.", read=_value("rounds")),
-    Figure(
-        name="ppdl_mq_step",
-        kind="gauge",
-        help="Step: rounds have odd numbers, their evaluations even ones.",
-        read=_value("step"),
-    ),
-    Figure(name="ppdl_mq_attempt", kind="gauge", help="Attempt of the step, from 0.", read=_value("attempt")),
-    Figure(name="ppdl_mq_members", kind="gauge", help="Peers that take part in the step.", read=_count("members")),
-    Figure(name="ppdl_mq_word_bits", kind="gauge", help="Size of a word, 32 or 64.", read=_value("word")),
+    _gauge("ppdl_mq_phase", "1 for the phase that the peer is in.", _phase, "phase"),
+    _gauge("ppdl_mq_phase_age_seconds", "How long it has been in it.", _value("phase_s")),
+    _counter("ppdl_mq_phase_seconds_total", "Time spent in each phase.", _each("phase_seconds"), "phase"),
+    _gauge("ppdl_mq_turn", "Turn that the peer is at.", _value("turn")),
+    _gauge("ppdl_mq_turns", "Turns of the whole trial.", _value("turns")),
+    _gauge("ppdl_mq_round", "Round that the peer is at.", _value("round")),
+    _gauge("ppdl_mq_rounds", "Rounds of the whole trial.", _value("rounds")),
+    _gauge("ppdl_mq_step", "Step: rounds have odd numbers, their evaluations even ones.", _value("step")),
+    _gauge("ppdl_mq_attempt", "Attempt of the step, from 0.", _value("attempt")),
+    _gauge("ppdl_mq_members", "Peers that take part in the step.", _count("members")),
+    _gauge("ppdl_mq_word_bits", "Size of a word, 32 or 64.", _value("word")),
     # Who is waited for.
-    Figure(
-        name="ppdl_mq_waiting_for",
-        kind="gauge",
-        help="1 for each peer without whom this one cannot go on.",
-        labels=("name",),
-        read=_names("waiting_for"),
+    _gauge("ppdl_mq_waiting_for", "1 for each peer without whom this one cannot go on.", _names("waiting_for"), "name"),
+    _gauge(
+        "ppdl_mq_without_inbox", "1 for each recipient that has no inbox at the relay.", _names("not_there_yet"), "name"
     ),
-    Figure(
-        name="ppdl_mq_without_inbox",
-        kind="gauge",
-        help="1 for each recipient that has no inbox at the relay.",
-        labels=("name",),
-        read=_names("not_there_yet"),
+    _gauge(
+        "ppdl_mq_waiting_since_timestamp_seconds",
+        "Since when, for each of them, since 1970.",
+        _each("waiting_since"),
+        "name",
+    ),
+    _gauge(
+        "ppdl_mq_last_contact_timestamp_seconds",
+        "When a message of each peer was last accepted, since 1970.",
+        _each("last_contact"),
+        "name",
+    ),
+    # The relay.
+    _gauge("ppdl_mq_relay_state", "1 for the state of the connection to the relay.", _relay_state, "state"),
+    _gauge(
+        "ppdl_mq_relay_state_since_timestamp_seconds", "When that state began, since 1970.", _value("relay", "since")
+    ),
+    _gauge("ppdl_mq_relay_failed_tries", "Attempts in a row to connect that failed.", _value("relay", "tries")),
+    _counter("ppdl_mq_reconnects_total", "Connections to the relay that broke.", _value("reconnects")),
+    _gauge(
+        "ppdl_mq_inbox_messages",
+        "Messages in the own inbox at the relay that were not handed out yet.",
+        _value("inbox_messages"),
+    ),
+    _gauge(
+        "ppdl_mq_unsent_messages", "Messages that the relay has not confirmed, by recipient.", _each("unsent"), "name"
     ),
     # Traffic.
-    Figure(
-        name="ppdl_mq_received_messages_total",
-        kind="counter",
-        help="Messages taken from the own inbox.",
-        read=_value("received"),
+    _counter("ppdl_mq_received_messages_total", "Messages taken from the own inbox.", _value("received")),
+    _counter("ppdl_mq_received_bytes_total", "Their bytes.", _value("received_bytes")),
+    _counter(
+        "ppdl_mq_fetched_messages_total", "Messages taken from the queue of the weights.", _value("fetched_messages")
     ),
-    Figure(
-        name="ppdl_mq_received_bytes_total",
-        kind="counter",
-        help="Their bytes.",
-        read=_value("received_bytes"),
+    _counter("ppdl_mq_fetched_bytes_total", "Their bytes.", _value("fetched_bytes")),
+    _counter(
+        "ppdl_mq_published_messages_total", "Messages that the relay has confirmed.", _value("published_messages")
     ),
-    Figure(
-        name="ppdl_mq_fetched_messages_total",
-        kind="counter",
-        help="Messages taken from the queue of the weights.",
-        read=_value("fetched_messages"),
-    ),
-    Figure(
-        name="ppdl_mq_fetched_bytes_total",
-        kind="counter",
-        help="Their bytes.",
-        read=_value("fetched_bytes"),
-    ),
-    Figure(
-        name="ppdl_mq_published_messages_total",
-        kind="counter",
-        help="Messages that the relay has confirmed.",
-        read=_value("published_messages"),
-    ),
-    Figure(
-        name="ppdl_mq_published_bytes_total",
-        kind="counter",
-        help="Their bytes.",
-        read=_value("published_bytes"),
-    ),
+    _counter("ppdl_mq_published_bytes_total", "Their bytes.", _value("published_bytes")),
     # What went wrong.
-    Figure(
-        name="ppdl_mq_reconnects_total",
-        kind="counter",
-        help="Connections to the relay that broke.",
-        read=_value("reconnects"),
+    _counter(
+        "ppdl_mq_asked_again_total", "Times that this peer asked for what had not come in time.", _value("asked_again")
     ),
-    Figure(
-        name="ppdl_mq_refused_messages_total",
-        kind="counter",
-        help="Messages refused, by the name of the error; kept over restarts.",
-        labels=("reason",),
-        read=_each("refused"),
+    _counter(
+        "ppdl_mq_sent_again_total",
+        "Times that it sent everything again because another asked for it.",
+        _value("sent_again"),
     ),
+    _counter(
+        "ppdl_mq_refused_messages_total",
+        "Messages refused, by the name of the error; kept over restarts.",
+        _each("refused"),
+        "reason",
+    ),
+    _gauge(
+        "ppdl_mq_quarantine_records",
+        "Refused messages whose head is set aside for a person to look at.",
+        _value("set_aside", "records"),
+    ),
+    _gauge("ppdl_mq_quarantine_bytes", "Their bytes.", _value("set_aside", "bytes")),
     # Training.
-    Figure(
-        name="ppdl_mq_trainings_total",
-        kind="counter",
-        help="Turns, or rounds, that this peer has trained.",
-        read=_value("training", "times"),
+    _gauge(
+        "ppdl_mq_checkpoint_timestamp_seconds",
+        "When the checkpoint of the turn under way was written, since 1970.",
+        _value("checkpoint_at"),
     ),
-    Figure(
-        name="ppdl_mq_training_seconds_total",
-        kind="counter",
-        help="Time spent in training them.",
-        read=_value("training", "seconds"),
-    ),
+    _counter("ppdl_mq_trainings_total", "Turns, or rounds, that this peer has trained.", _value("training", "times")),
+    _counter("ppdl_mq_training_seconds_total", "Time spent in training them.", _value("training", "seconds")),
     # Private: of the organisation's samples.
-    Figure(
-        name="ppdl_mq_trained_steps_total",
-        kind="counter",
-        help="Steps of SGD in them.",
-        read=_value("training", "steps"),
+    _counter("ppdl_mq_trained_steps_total", "Steps of SGD in them.", _value("training", "steps"), private=True),
+    _counter("ppdl_mq_trained_samples_total", "Samples in these steps.", _value("training", "samples"), private=True),
+    _gauge("ppdl_mq_training_loss", "Mean loss over the last of them.", _value("training", "loss"), private=True),
+    _gauge("ppdl_mq_holdout_loss", "Loss on the own hold-out.", _value("training", "holdout_loss"), private=True),
+    _gauge(
+        "ppdl_mq_holdout_accuracy_ratio",
+        "Accuracy on the own hold-out, 0 to 1.",
+        _value("training", "holdout_accuracy"),
         private=True,
     ),
-    Figure(
-        name="ppdl_mq_trained_samples_total",
-        kind="counter",
-        help="Samples in these steps.",
-        read=_value("training", "samples"),
+    _gauge(
+        "ppdl_mq_evaluation_loss",
+        "Loss over all hold-outs, which all peers know.",
+        _value("evaluation", "loss"),
         private=True,
     ),
-    Figure(
-        name="ppdl_mq_training_loss",
-        kind="gauge",
-        help="Mean loss over the last of them.",
-        read=_value("training", "loss"),
-        private=True,
-    ),
-    Figure(
-        name="ppdl_mq_holdout_loss",
-        kind="gauge",
-        help="Loss on the own hold-out.",
-        read=_value("training", "holdout_loss"),
-        private=True,
-    ),
-    Figure(
-        name="ppdl_mq_holdout_accuracy_ratio",
-        kind="gauge",
-        help="Accuracy on the own hold-out, 0 to 1.",
-        read=_value("training", "holdout_accuracy"),
-        private=True,
-    ),
-    Figure(
-        name="ppdl_mq_evaluation_loss",
-        kind="gauge",
-        help="Loss over all hold-outs, which all peers know.",
-        read=_value("evaluation", "loss"),
-        private=True,
-    ),
-    Figure(
-        name="ppdl_mq_evaluation_accuracy_ratio",
-        kind="gauge",
-        help="Accuracy over all hold-outs, 0 to 1.",
-        read=_value("evaluation", "accuracy"),
+    _gauge(
+        "ppdl_mq_evaluation_accuracy_ratio",
+        "Accuracy over all hold-outs, 0 to 1.",
+        _value("evaluation", "accuracy"),
         private=True,
     ),
 )

@@ -45,6 +45,15 @@ STATUS: dict[str, Any] = {
     "members": ["basel", "mercy"],
     "word": 32,
     "waiting_for": ["basel"],
+    "waiting_since": {"basel": 1_799_999_000.5},
+    "last_contact": {"basel": 1_799_998_000.5, "zurich": None},
+    "relay": {"state": "blocked", "since": 1_799_999_500.5, "host": "secret-host:5672", "tries": 2, "reason": "full"},
+    "inbox_messages": 5,
+    "unsent": {"basel": 3, "weights": 1},
+    "asked_again": 7,
+    "sent_again": 8,
+    "set_aside": {"records": 3, "bytes": 600, "limit": 1_000},
+    "checkpoint_at": 1_799_999_900.5,
     "not_there_yet": ["zurich"],
     "received": 20,
     "received_bytes": 2_000,
@@ -118,7 +127,10 @@ def test_what_a_scraper_reads() -> None:
     assert found["ppdl_mq_updated_timestamp_seconds", ()] == 1_800_000_000.25
     assert {dict(labels)["trial_id"] for name, labels in found if name == "ppdl_mq_peer_info"} == {"ab" * 32}
     assert found["process_resident_memory_bytes", ()] > 1_000_000
+    assert found["ppdl_mq_relay_state", (("state", "blocked"),)] == 1
+    assert ("ppdl_mq_last_contact_timestamp_seconds", (("name", "zurich"),)) not in found  # it was never heard
     assert "secret-folder" not in text
+    assert "secret-host" not in text
 
 
 @pytest.mark.parametrize("figure", FIGURES, ids=lambda figure: figure.name)

@@ -33,6 +33,7 @@ def test_every_line_of_both_streams_is_an_object(files: TrialFiles, started: Pro
         for line in lines:
             assert (line["trial"], line["trial_id"], line["peer"]) == ("small", identifier, name)
             assert {"at", "level", "logger", "message"} <= line.keys()
+        assert all(line["waiting_for"] for line in lines if line["message"].startswith("Waiting for "))
         assert {line["turn"] for line in lines if "turn" in line} <= set(range(5))
         (answer,) = ended.out.splitlines()
         assert json.loads(answer)["trial"] == "small"
