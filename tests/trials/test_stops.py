@@ -143,7 +143,7 @@ def test_a_disk_that_is_full(tmp_path: Path, started: Processes, protocol: str, 
     peers = {peer: started.start(*files.run_arguments(peer)) for peer in files.names}
     moments = ("Round 1 of", "Round 4 of") if protocol == "masked-average" else ("Turn 2 of", "Turn 8 of")
     for moment, limit_bytes in zip(moments, (20_000, 60_000), strict=True):
-        peers["bert"].wait_for(moment)
+        peers["bert"].wait_for(moment, 2 * SOON_S)  # three processes start at once
         # No file of it may grow beyond that from now on: to the process it is a disk that takes no more.
         resource.prlimit(peers["bert"].pid, resource.RLIMIT_FSIZE, (limit_bytes, limit_bytes))
         ended = peers["bert"].wait()
