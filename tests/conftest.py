@@ -21,13 +21,18 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(scope="session")
-def rabbit_node() -> Iterator[RabbitNode]:
-    """The session's node; use `rabbit` instead."""
+def rabbit_is_installed() -> None:
+    """Skips, or in CI fails, where no node can be started."""
     reason = why_absent()
     if reason is not None:
         if os.environ.get("CI") == "true":
             pytest.fail(f"{reason} (CI=true: the RabbitMQ tests must run)")
         pytest.skip(reason)
+
+
+@pytest.fixture(scope="session")
+def rabbit_node(rabbit_is_installed: None) -> Iterator[RabbitNode]:
+    """The session's node; use `rabbit` instead."""
     with RabbitNode() as node:
         yield node
 

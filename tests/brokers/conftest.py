@@ -6,13 +6,12 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.rabbit import RabbitNode, why_absent
+from tests.rabbit import RabbitNode
 
 
 @pytest.fixture(scope="session")
-def bare_node(rabbit_node: RabbitNode) -> Iterator[RabbitNode]:
-    """A node without any user; `rabbit_node` is asked for because it skips, or fails, where there is no RabbitMQ."""
-    assert why_absent() is None
+def bare_node(rabbit_is_installed: None) -> Iterator[RabbitNode]:
+    """A node without any user."""
     with RabbitNode() as node:
         node.delete_user("guest")
         yield node

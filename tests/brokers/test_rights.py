@@ -158,6 +158,20 @@ def test_a_peer_that_may_not_declare_cannot_touch_its_own_inbox_either(mine: Pla
         transport.purge(ANNA)
 
 
+@pytest.mark.parametrize("exchange", ["", "amq.topic", "ppdl.other"])
+def test_an_inbox_of_its_own_making_is_no_way_out(mine: PlannedTrial, exchange: str) -> None:
+    """Dead letters would go past the rights of who publishes: to the default exchange, and so to any queue."""
+
+    def make_anew(at: Any) -> None:
+        at.queue_delete("ppdl.mine.anna")
+        letters = {"x-dead-letter-exchange": exchange, "x-dead-letter-routing-key": "ppdl.other.bert"}
+        at.queue_declare("ppdl.mine.anna", durable=True, arguments={"x-message-ttl": 0, **letters})
+
+    assert mine.is_refused(ANNA, make_anew)
+    with mine.open(ANNA) as transport:
+        transport.declare(ANNA)
+
+
 def test_after_an_import_nobody_can_log_in_before_the_password_is_set(make: Make) -> None:
     planned = make("shut", "server-aided")
     user = planned.users[ANNA]

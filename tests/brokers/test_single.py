@@ -15,7 +15,7 @@ SINGLE = Path(__file__).resolve().parents[2] / "brokers" / "single"
 NOT_HERE = ("listeners.", "log.", "max_message_size", "disk_free_limit")
 
 
-def test_the_files_start_a_broker_that_keeps_its_passwords(rabbit_node: RabbitNode, tmp_path: Path) -> None:
+def test_the_files_start_a_broker_that_keeps_its_passwords(rabbit_is_installed: None, tmp_path: Path) -> None:
     definitions = tmp_path / "definitions.json"
     definitions.write_bytes((SINGLE / "definitions.json").read_bytes())
     lines = (SINGLE / "rabbitmq.conf").read_text().splitlines()
