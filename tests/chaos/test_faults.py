@@ -16,7 +16,8 @@ from tests.chaos.faults import CLUSTER_KINDS
 from tests.chaos.worlds import disturb, world
 from tests.rabbit import RabbitNode, cluster
 
-pytestmark = [pytest.mark.slow, pytest.mark.rabbitmq]
+# The limit is for machines that are busy; on a quiet one a trial takes half a minute.
+pytestmark = [pytest.mark.slow, pytest.mark.rabbitmq, pytest.mark.timeout(600)]
 
 SEED = os.environ.get("CHAOS_SEED", "1")
 LONGEST_S = 2.0  # of a fault

@@ -25,8 +25,9 @@ def test_what_counts_as_growth() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 @pytest.mark.rabbitmq
 def test_five_peers_through_some_rounds(tmp_path: Path, rabbit: RabbitNode) -> None:
-    found, outcome, _ = run(tmp_path, rabbit, 30, warm_rounds=10)
+    found, outcome, _ = run(tmp_path, rabbit, 15, warm_rounds=5)
     assert (outcome.differing_bits, outcome.lost, outcome.trained_again) == (0, 0, 0)
     assert all(each.is_flat for each in found), found
