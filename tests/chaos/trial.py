@@ -107,7 +107,7 @@ class ChaosTrial:
         self.files.edit(None, "chunk_bytes = 900000", f"chunk_bytes = {_CHUNK_BYTES}")
         for peer in names:
             self.files.edit(peer, "# checkpoint_s = 60.0", f"checkpoint_s = {checkpoint_s}")
-            self.files.edit(peer, '# queue_type = "quorum"', f'queue_type = "{queue_type}"')
+            self.files.edit(peer, "\n[data]\n", f'queue_type = "{queue_type}"\n\n[data]\n')
         self.manifest = self.files.manifest
         self.node = node
         self.expected = undisturbed_state(self.manifest, self.files.splits())
