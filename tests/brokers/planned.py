@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import subprocess
@@ -66,10 +67,8 @@ class PlannedTrial:
 
     def address(self, peer: str) -> BrokerAddress:
         """Return what a peer's settings come to."""
-        return BrokerAddress(
-            scheme="amqp",
-            host="127.0.0.1",
-            port=self.node.port,
+        return dataclasses.replace(
+            BrokerAddress.parse(self.node.url()),
             user=self.users[peer],
             vhost=self.vhost,
             password_file=self.folder / f"{peer}.password",

@@ -11,6 +11,9 @@ import pytest
 from pika.exceptions import ProbableAuthenticationError
 
 from ppdl_mq.errors import NotTaken
+from ppdl_mq.transport.address import Names
+from ppdl_mq.transport.findings import Wanted
+from ppdl_mq.transport.rabbitmq.doctor import examine
 from tests.brokers.planned import PlannedTrial, password
 from tests.rabbit import RabbitNode
 from tests.transport.relays import eventually, receive_all
@@ -22,6 +25,7 @@ pytestmark = pytest.mark.rabbitmq
 PROTOCOLS = ("server-aided", "fully-connected", "masked-average")
 MODES = {"administrator": False, "peers": True}  # who declares the inboxes
 ANNA, BERT = "anna", "bert"
+ENCRYPTION = ("tls",)  # these tests speak to a node of their own machine, in the clear
 
 Make = Callable[..., PlannedTrial]
 
@@ -53,6 +57,25 @@ def test_a_whole_trial_runs_under_exactly_these_rights(make: Make, mode: str, pr
         eventually(planned.waiting, dict.fromkeys(weights, "0"))
     else:
         eventually(planned.waiting, dict.fromkeys([*planned.plan.inboxes, *weights], "0"))
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+@pytest.mark.parametrize("mode", MODES)
+def test_the_doctor_finds_nothing_amiss_in_what_was_planned(make: Make, mode: str, protocol: str) -> None:
+    planned = make(f"well-{mode[:5]}-{protocol}", protocol, peers_declare=MODES[mode])
+    wanted = Wanted(
+        names=Names(prefix=planned.manifest.relay.prefix, trial=planned.manifest.name),
+        me=ANNA,
+        peers=planned.manifest.peer_names,
+        shares_weights=protocol == "server-aided",
+        chunk_bytes=planned.manifest.relay.chunk_bytes,
+    )
+    for peer in wanted.others:
+        with planned.open(peer) as transport:
+            transport.declare(peer)
+    found = list(examine(planned.address(ANNA), wanted))
+    assert {"read inbox", "read others", "publish", "publish elsewhere", "round trip"} <= {each.check for each in found}
+    assert [each for each in found if each.result in ("fail", "warn") and each.check not in ENCRYPTION] == []
 
 
 @pytest.mark.parametrize("queue_type", ["classic", "quorum"])

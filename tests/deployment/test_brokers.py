@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
+
 from tests.deployment.heart import HOSPITALS, ROOT, heart_manifest, planned
 
 SINGLE = ROOT / "brokers" / "single"
@@ -18,6 +20,14 @@ def test_nobody_can_log_in_with_what_is_in_the_repository() -> None:
     users = json.loads((SINGLE / "definitions.json").read_text())["users"]
     assert {user["name"] for user in users} == set(HOSPITALS)
     assert all(user["password_hash"] == "" and user["tags"] == "" for user in users)
+
+
+@pytest.mark.parametrize("folder", ["single", "federated"])
+def test_definitions_are_not_loaded_at_every_start(folder: str) -> None:
+    """They hold no passwords, and would take away those that were set since; tests/brokers/test_single.py shows it."""
+    lines = (ROOT / "brokers" / folder / "rabbitmq.conf").read_text().splitlines()
+    assert "definitions.skip_if_unchanged = true" in lines
+    assert not [line for line in lines if line.startswith("load_definitions")]  # which does not heed that
 
 
 def test_the_configuration_takes_passwords_alone_and_loads_the_definitions() -> None:

@@ -20,6 +20,10 @@ from pika.exceptions import ChannelClosedByBroker
 from ppdl_mq.config.broker import BrokerAddress
 from ppdl_mq.transport.base import Transport
 from ppdl_mq.transport.opening import open_transport
+from ppdl_mq.transport.plan.definitions import definitions
+from ppdl_mq.transport.plan.making import make_plan
+from ppdl_mq.transport.plan.objects import Choices
+from tests.people import manifest_for
 from tests.rabbit import RabbitNode, free_ports
 from tests.transport.relays import eventually
 
@@ -53,7 +57,8 @@ class TwoSites:
         for name in everybody:
             (self.folder / f"{name}.password").write_text(self.password(name))
         whole = self.folder / "all.json"
-        whole.write_text(script("broker_definitions.py", self.trial, *everybody, "--vhost", self.vhost, "--no-weights"))
+        manifest = manifest_for(tuple(everybody), name=self.trial, protocol="fully-connected")
+        whole.write_text(json.dumps(definitions(make_plan(manifest, Choices(vhost=self.vhost)))))
         for here, there in OTHER.items():
             uri = self.folder / f"{here}.uri"
             login = f"link-{here}:{self.password(f'link-{here}')}"
@@ -71,12 +76,12 @@ class TwoSites:
 
     def _make_quick(self, site: str) -> None:
         """Add what tests need: passwords, a look for themselves, links that come back soon."""
-        definitions = self.definitions[site]
-        for user in definitions["users"]:
+        made = self.definitions[site]
+        for user in made["users"]:
             user["password_hash"] = password_hash(self.password(user["name"]))
         everything = {"configure": ".*", "write": ".*", "read": ".*"}
-        definitions["permissions"].append({"user": "guest", "vhost": self.vhost, **everything})
-        for parameter in definitions["parameters"]:
+        made["permissions"].append({"user": "guest", "vhost": self.vhost, **everything})
+        for parameter in made["parameters"]:
             parameter["value"]["reconnect-delay"] = RECONNECT_S
 
     @staticmethod
@@ -99,8 +104,8 @@ class TwoSites:
 
     def expect(self, name: str) -> None:
         """Have the links expect another name in the other broker's certificate."""
-        for definitions in self.definitions.values():
-            for value in (each["value"] for each in definitions["parameters"]):
+        for made in self.definitions.values():
+            for value in (each["value"] for each in made["parameters"]):
                 (key,) = {"uri", "dest-uri"} & set(value)
                 value[key] = re.sub(r"(server_name_indication=)[^&]*", rf"\g<1>{name}", value[key])
 
