@@ -46,7 +46,7 @@ def cut(whole: dict[str, Any], *, here: Site, there: Site, by: str, uri: str) ->
     Raises:
         Unusable: the peers do not match, or the trial needs one common broker.
     """
-    exchange, vhost = whole["exchanges"][0]["name"], whole["vhosts"][0]["name"]
+    exchange, vhost = whole["exchanges"][0]["name"], whole["exchanges"][0]["vhost"]
     addresses = {each["routing_key"] for each in whole["bindings"]}
     if _WEIGHTS in addresses:
         raise Unusable(
@@ -165,6 +165,9 @@ def _add_limits(answer: dict[str, Any], name: str, pattern: str, peers: int) -> 
     for limit in ("max-length", "max-length-bytes"):
         if limit in definition:
             definition[limit] *= peers
+    if pattern.startswith("^federation: "):
+        # Federation makes a classic queue, and to that a policy with a key that it does not have is not applied at all.
+        definition.pop("delivery-limit", None)
     answer["policies"].append({**like, "name": name, "pattern": pattern, "definition": definition})
 
 
