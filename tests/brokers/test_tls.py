@@ -8,6 +8,7 @@ import os
 import socket
 import ssl
 import stat
+import struct
 import subprocess
 import sys
 import threading
@@ -189,6 +190,40 @@ def test_a_missing_client_certificate(strict_node: TlsNode) -> None:
     assert failure.says == "The broker at localhost wants a client certificate, and none is set."
     assert "certificate_file" in failure.todo
     assert "fail_if_no_peer_cert" in failure.line
+
+
+def test_a_refusal_that_was_lost_is_asked_for_again(certificates: Path) -> None:
+    """With TLS 1.3 the alert comes after the handshake; a reset that overtakes it swallows it."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def serve() -> None:
+            for asks in (False, True):
+                context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+                context.minimum_version = ssl.TLSVersion.TLSv1_3
+                context.load_cert_chain(certificates / "good.pem", certificates / "good.key")
+                context.load_verify_locations(certificates / "ca.pem")
+                context.verify_mode = ssl.CERT_REQUIRED if asks else ssl.CERT_NONE
+                connection, _ = listener.accept()
+                with connection, contextlib.suppress(OSError):
+                    try:
+                        stream = context.wrap_socket(connection, server_side=True)
+                    except ssl.SSLError:  # the alert is on its way
+                        continue
+                    stream.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                    stream.close()  # with a reset, and without a word
+
+        server = threading.Thread(target=serve, daemon=True)
+        server.start()
+        broker = BrokerAddress(
+            scheme="amqps",
+            hosts=BrokerAddress.parse(f"amqps://guest@localhost:{listener.getsockname()[1]}").hosts,
+            user="guest",
+            ca_file=certificates / "ca.pem",
+        )
+        failure = the_failure(broker)
+    server.join(10.0)
+    assert not server.is_alive()
+    assert "wants a client certificate" in failure.says
 
 
 def test_a_client_certificate_of_a_stranger(strict_node: TlsNode) -> None:
