@@ -120,7 +120,8 @@ def _federation(answer: dict[str, Any], exchange: str, vhost: str, there: Site, 
         # Neither "expires" nor "message-ttl": they would lose what waits while the link is down.
     }
     answer["parameters"].append({"vhost": vhost, "component": "federation-upstream", "name": there[0], "value": value})
-    _add_limits(answer, f"{exchange} to {there[0]}", f"^federation: {escaped} -> ", len(there[1]))
+    # Its queue is a classic one, and a policy with a key that such a queue does not have is not applied to it.
+    _add_limits(answer, f"{exchange} to {there[0]}", f"^federation: {escaped} -> ", len(there[1]), "delivery-limit")
     answer["policies"].append(
         {
             "vhost": vhost,
@@ -156,12 +157,12 @@ def _shovel(answer: dict[str, Any], exchange: str, vhost: str, there: Site, uri:
     _add_limits(answer, f"{exchange} to {there[0]}", f"^{queue.replace('.', chr(92) + '.')}$", len(there[1]))
 
 
-def _add_limits(answer: dict[str, Any], name: str, pattern: str, peers: int) -> None:
+def _add_limits(answer: dict[str, Any], name: str, pattern: str, peers: int, *without: str) -> None:
     """Give the queue of what crosses the limits that an inbox has, if any: the length times the peers behind it."""
     like = next((each for each in answer["policies"] if each["apply-to"] in ("queues", "all")), None)
     if like is None:
         return
-    definition = dict(like["definition"])
+    definition = {key: value for key, value in like["definition"].items() if key not in without}
     for limit in ("max-length", "max-length-bytes"):
         if limit in definition:
             definition[limit] *= peers

@@ -23,10 +23,8 @@ def settings() -> str:
 
 @pytest.mark.rabbitmq
 @pytest.mark.slow
-def test_three_nodes_with_a_copy_of_each_queue_on_each(rabbit: RabbitNode, tmp_path: Path) -> None:
+def test_three_nodes_with_a_copy_of_each_queue_on_each(rabbit_is_installed: None, tmp_path: Path) -> None:
     definitions = json.loads((ROOT / "brokers" / "single" / "definitions.json").read_text())
-    for queue in definitions["queues"]:
-        queue["arguments"] = {"x-queue-type": "quorum"}
     (tmp_path / "definitions.json").write_text(json.dumps(definitions))
     with contextlib.ExitStack() as stack:
         first = stack.enter_context(RabbitNode(config=settings()))

@@ -47,7 +47,7 @@ def test_every_metric_of_a_peer_exists() -> None:
 
 
 @pytest.mark.rabbitmq
-def test_every_metric_of_the_broker_exists(rabbit: RabbitNode) -> None:
+def test_every_metric_of_the_broker_exists(rabbit_is_installed: None) -> None:
     """On a node of its own, with the plugin; asked as prometheus.yml says."""
     (port,) = free_ports(1)
     plugin = (MONITORING / "enabled_plugins").read_text().strip("[].\n")

@@ -70,19 +70,6 @@ def run(tmp_path: Path) -> Any:
     return run
 
 
-def test_what_exists_already_is_left_out_here_too(run: Any) -> None:
-    """As `relay plan --existing-vhost --existing-users` writes it; the link's user is new all the same."""
-    definitions = {section: items for section, items in whole().items() if section not in ("users", "vhosts")}
-    done = run("--by", "federation", definitions=definitions)
-    assert done.returncode == 0, done.stderr
-    answer = json.loads(done.stdout)
-    assert names(answer, "users") == ["link-south"]
-    assert "vhosts" not in answer
-    limits = {each["name"]: each["definition"] for each in answer["policies"]}
-    assert limits["ppdl.heart"].keys() - limits["ppdl.heart to south"].keys() == {"delivery-limit"}
-    assert {each["vhost"] for each in answer["queues"]} == {"ppdl"}
-
-
 def names(answer: dict[str, Any], section: str, key: str = "name") -> list[str]:
     return sorted(each[key] for each in answer[section])
 
@@ -158,7 +145,7 @@ def test_what_waits_to_cross_has_an_inbox_limit_for_each_peer_behind_it(by: str,
     }
     answer = json.loads(run("--by", by, definitions=whole() | {"policies": [policy]}).stdout)
     (limits,) = [each["definition"] for each in answer["policies"] if re.search(each["pattern"], queue)]
-    if by == "federation":  # to whose queue, a classic one, the policy would not be applied at all with this key
+    if by == "federation":  # a classic queue, to which a policy with this key would not apply
         del definition["delivery-limit"]
     assert limits == definition | {"max-length-bytes": 2000}
 

@@ -23,15 +23,16 @@ from ppdl_mq.transport.opening import open_transport
 from ppdl_mq.transport.plan.definitions import definitions
 from ppdl_mq.transport.plan.making import make_plan
 from ppdl_mq.transport.plan.objects import Choices
-from tests.people import manifest_for
 from tests.rabbit import RabbitNode, free_ports
 from tests.transport.relays import eventually
+from tests.trial import manifest_for
 
 ROOT = Path(__file__).resolve().parents[2]
 PLUGINS: Final = ("rabbitmq_federation", "rabbitmq_shovel")
 SITES: Final = {"north": ("anna", "cleo"), "south": ("bert", "dora")}
 OTHER: Final = {"north": "south", "south": "north"}
 SERVER_NAME: Final = "relay.example.org"  # in the certificates
+MAX_QUEUE_BYTES: Final = 10**8
 RECONNECT_S: Final = 1  # instead of 5, so that tests wait less
 
 
@@ -57,8 +58,10 @@ class TwoSites:
         for name in everybody:
             (self.folder / f"{name}.password").write_text(self.password(name))
         whole = self.folder / "all.json"
-        manifest = manifest_for(tuple(everybody), name=self.trial, protocol="fully-connected")
-        whole.write_text(json.dumps(definitions(make_plan(manifest, Choices(vhost=self.vhost)))))
+        plan = make_plan(
+            manifest_for(tuple(everybody), name=self.trial), Choices(vhost=self.vhost, max_queue_bytes=MAX_QUEUE_BYTES)
+        )
+        whole.write_text(json.dumps(definitions(plan)))
         for here, there in OTHER.items():
             uri = self.folder / f"{here}.uri"
             login = f"link-{here}:{self.password(f'link-{here}')}"
@@ -76,12 +79,12 @@ class TwoSites:
 
     def _make_quick(self, site: str) -> None:
         """Add what tests need: passwords, a look for themselves, links that come back soon."""
-        made = self.definitions[site]
-        for user in made["users"]:
+        ours = self.definitions[site]
+        for user in ours["users"]:
             user["password_hash"] = password_hash(self.password(user["name"]))
         everything = {"configure": ".*", "write": ".*", "read": ".*"}
-        made["permissions"].append({"user": "guest", "vhost": self.vhost, **everything})
-        for parameter in made["parameters"]:
+        ours["permissions"].append({"user": "guest", "vhost": self.vhost, **everything})
+        for parameter in ours["parameters"]:
             parameter["value"]["reconnect-delay"] = RECONNECT_S
 
     @staticmethod
@@ -104,8 +107,8 @@ class TwoSites:
 
     def expect(self, name: str) -> None:
         """Have the links expect another name in the other broker's certificate."""
-        for made in self.definitions.values():
-            for value in (each["value"] for each in made["parameters"]):
+        for ours in self.definitions.values():
+            for value in (each["value"] for each in ours["parameters"]):
                 (key,) = {"uri", "dest-uri"} & set(value)
                 value[key] = re.sub(r"(server_name_indication=)[^&]*", rf"\g<1>{name}", value[key])
 
@@ -128,12 +131,7 @@ class TwoSites:
     def rejoin(self, site: str) -> None:
         """Let messages cross to a site again."""
         node, user = self._crossed_by(site)
-        (rights,) = [
-            each
-            for definitions in self.definitions.values()
-            for each in definitions["permissions"]
-            if each["user"] == user
-        ]
+        (rights,) = [each for ours in self.definitions.values() for each in ours["permissions"] if each["user"] == user]
         patterns = (rights["configure"], rights["write"], rights["read"])
         node.ctl("set_permissions", "--vhost", self.vhost, user, *patterns)
 
