@@ -140,7 +140,11 @@ def test_in_kubernetes_a_peer_runs_once_and_keeps_its_journal(name: str) -> None
     paths = [value for key, value in settings.data.arguments.items() if key.endswith("path")]
     assert paths
     assert all(str(Path(path).parent) in mounts for path in paths)
-    assert "livenessProbe" not in container  # a peer that waits for others is well, for however long
+    for probe in ("startupProbe", "livenessProbe"):  # that tell a peer that waits from one that hangs
+        command = container[probe]["exec"]["command"]
+        assert "--check" in command
+        given = [path for path in command if path.endswith(".toml")]
+        assert given == [path for path in container["args"] if path.endswith(".toml")][::-1]
 
 
 @pytest.mark.parametrize("name", FOLDERS)
@@ -164,7 +168,7 @@ def test_the_commands_in_kubernetes_parse(name: str) -> None:
     (first,), (peer,) = spec["initContainers"], spec["containers"]
     lines = [line.partition("ppdl-mq ")[2] for line in first["args"][0].splitlines() if "ppdl-mq " in line]
     lines = [line.replace('"$key"', "key").replace(" >/dev/null", "") for line in lines if line]
-    lines += [" ".join(peer["args"]), " ".join(peer["readinessProbe"]["exec"]["command"][1:])]
+    lines += [" ".join(peer["args"]), " ".join(peer["livenessProbe"]["exec"]["command"][1:])]
     assert len(lines) == 4
     assert [fault for line in lines for fault in faults_of_command(line, main)] == []
     assert f"--name {own_name(name)} " in lines[0]
