@@ -166,9 +166,6 @@ def _add_limits(answer: dict[str, Any], name: str, pattern: str, peers: int, *wi
     for limit in ("max-length", "max-length-bytes"):
         if limit in definition:
             definition[limit] *= peers
-    if pattern.startswith("^federation: "):
-        # Federation makes a classic queue, and to that a policy with a key that it does not have is not applied at all.
-        definition.pop("delivery-limit", None)
     answer["policies"].append({**like, "name": name, "pattern": pattern, "definition": definition})
 
 
