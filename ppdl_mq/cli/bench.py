@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Literal
 
 import click
 
@@ -14,6 +15,13 @@ _DEMO_EPOCHS = 15
 @click.command()
 @click.option("--broker", metavar="URL", help="The relay to measure. [default: an embedded one in a temporary folder]")
 @click.option("--password-env", metavar="NAME", help="Environment variable of the broker's password.")
+@click.option(
+    "--queue-type",
+    type=click.Choice(["quorum", "classic"]),
+    default="quorum",
+    show_default=True,
+    help="What queues to measure, at a broker that has both.",
+)
 @click.option(
     "--only",
     type=click.Choice(PARTS),
@@ -70,6 +78,7 @@ _DEMO_EPOCHS = 15
 def bench(
     broker: str | None,
     password_env: str | None,
+    queue_type: Literal["quorum", "classic"],
     only: tuple[str, ...],
     megabytes: tuple[int, ...],
     repeat: int,
@@ -97,6 +106,7 @@ def bench(
     report = run_bench(
         broker=broker,
         password_env=password_env,
+        queue_type=queue_type,
         only=only,
         megabytes=megabytes,
         repeat=repeat,

@@ -6,15 +6,15 @@ machine slows both; the ratio is taken within the repetition.
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 import statistics
 import tempfile
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 from ppdl_mq.config.broker import BrokerAddress
+from ppdl_mq.config.settings import Broker
 from ppdl_mq.report.bench import PARTS, parties, training
 from ppdl_mq.report.bench.cleaning import cleaned, new_name
 from ppdl_mq.report.bench.figures import spread
@@ -35,6 +35,7 @@ def run_bench(
     *,
     broker: str | None,
     password_env: str | None,
+    queue_type: Literal["quorum", "classic"] = "quorum",
     only: Collection[str] = (),
     megabytes: Sequence[int],
     repeat: int,
@@ -51,6 +52,7 @@ def run_bench(
     Args:
         broker: URL of the relay; an embedded one in a temporary folder without it.
         password_env: environment variable of its password.
+        queue_type: of the queues at a broker that has both.
         only: some of `PARTS`; all of them when empty.
         megabytes: sizes of weights to move, in 10**6 bytes.
         repeat: how often.
@@ -68,7 +70,8 @@ def run_bench(
     with tempfile.TemporaryDirectory(prefix="ppdl-mq-bench-") as temporary:
         folder = Path(temporary)
         url = broker or f"embedded:{folder / 'relay.db'}"
-        address = dataclasses.replace(BrokerAddress.parse(url), password_env=password_env)
+        settings = Broker(url=url, password_env=password_env, queue_type=queue_type, wait_s=10.0)
+        address = BrokerAddress.from_settings(settings)
         facts = machine()  # before anything loads it
         report: dict[str, Any] = {
             "machine": facts,
@@ -78,7 +81,7 @@ def run_bench(
         }
         parts: dict[str, Callable[[], Any]] = {
             "transfer": lambda: [_transfers(address, size, repeat, folder, on_step) for size in megabytes],
-            "training": lambda: _trials(address, url, password_env, epochs, repeat, folder, on_step),
+            "training": lambda: _trials(address, settings, epochs, repeat, folder, on_step),
             "masked": lambda: measure_rounds(
                 address, params=params, peers=peers, rounds=rounds, repeat=repeat, folder=folder, on_step=on_step
             ),
@@ -152,8 +155,7 @@ def _process(pairs: list[dict[str, Measured]], name: str, megabytes: int) -> dic
 
 def _trials(
     address: BrokerAddress,
-    url: str,
-    password_env: str | None,
+    settings: Broker,
     epochs: int,
     repeat: int,
     folder: Path,
@@ -166,7 +168,7 @@ def _trials(
     turns = 0
     for repetition, protocol in itertools.product(range(repeat), protocols):
         on_step(f"training, {protocol}, {repetition + 1} of {repeat}")
-        trial = Trial(name=new_name(), protocol=protocol, url=url, password_env=password_env, epochs=epochs)
+        trial = Trial(name=new_name(), protocol=protocol, broker=settings, epochs=epochs)
         plain[protocol].append(without_relay(trial))
         with (
             tempfile.TemporaryDirectory(dir=folder) as journals,

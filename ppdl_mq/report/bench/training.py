@@ -47,16 +47,14 @@ class Trial:
     Args:
         name: drawn for this run; names the queues.
         protocol: how the weights move.
-        url: the relay.
-        password_env: environment variable of its password.
+        broker: the relay, as in peer.toml.
         epochs: of the trial.
         secrets: by peer, the identity's; thrown away with the run.
     """
 
     name: str
     protocol: str
-    url: str
-    password_env: str | None = None
+    broker: Broker
     epochs: int
     secrets: dict[str, bytes] = field(
         repr=False, default_factory=lambda: {name: secrets.token_bytes(SECRET_BYTES) for name in PEERS}
@@ -192,7 +190,7 @@ def _process(trial: Trial, peer: str, folder: Path, pipe: Connection) -> None:
         device="cpu",
         mode="rehearsal",
         sample_seed=_SAMPLE_SEED,
-        broker=Broker(url=trial.url, password_env=trial.password_env, wait_s=10.0),
+        broker=trial.broker,
         data=trial.data(peer),
     )
     with pipe:
