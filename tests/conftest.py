@@ -12,11 +12,14 @@ from tests.rabbit import RabbitNode, why_absent
 
 @pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Give all tests of the broker to one worker under `-n N --dist loadgroup`, so that one node is started."""
+    """Give all tests of the broker to one worker under `-n N --dist loadgroup`, so that one node is started.
+
+    A module with nodes of its own may name another group.
+    """
     for item in items:
         if "rabbit" in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.rabbitmq)
-        if item.get_closest_marker("rabbitmq"):
+        if item.get_closest_marker("rabbitmq") and not item.get_closest_marker("xdist_group"):
             item.add_marker(pytest.mark.xdist_group("rabbitmq"))
 
 

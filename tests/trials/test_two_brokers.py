@@ -24,7 +24,7 @@ from tests.trials.exact import assert_equal_bits, expected_state
 from tests.trials.joined import SERVER_NAME, SITES, SiteNode, TwoSites, two_nodes
 from tests.trials.masked import MortalTrial, agreed, assert_round, splits_of, watch_rounds
 
-pytestmark = [pytest.mark.rabbitmq, pytest.mark.slow]
+pytestmark = [pytest.mark.rabbitmq, pytest.mark.slow, pytest.mark.xdist_group("two brokers")]
 
 EVERYBODY = ("anna", "bert", "cleo", "dora")  # anna and cleo in the north, bert and dora in the south
 WAYS = ("federation", "shovel")
