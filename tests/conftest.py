@@ -1,8 +1,10 @@
-"""What all tests share: the private RabbitMQ node."""
+"""What all tests share: the private RabbitMQ node, and logging as it was before each."""
 
 from __future__ import annotations
 
+import logging
 import os
+import threading
 from collections.abc import Iterator
 
 import pytest
@@ -45,3 +47,17 @@ def rabbit(rabbit_node: RabbitNode) -> RabbitNode:
     """A running RabbitMQ node, started once; started again if a test before ended it."""
     rabbit_node.start()
     return rabbit_node
+
+
+@pytest.fixture(autouse=True)
+def logging_as_before() -> Iterator[None]:
+    """Takes back what a command that ran in this process set up: its log goes to a stderr that ends with its test."""
+    loggers = [logging.getLogger(name) for name in ("ppdl_mq", "py.warnings")]
+    before = [(each.handlers[:], each.level, each.propagate) for each in loggers]
+    of_threads = threading.excepthook
+    yield
+    for logger, (handlers, level, propagate) in zip(loggers, before, strict=True):
+        logger.handlers[:], logger.propagate = handlers, propagate
+        logger.setLevel(level)
+    logging.captureWarnings(False)
+    threading.excepthook = of_threads
