@@ -255,6 +255,7 @@ class Simulation:
                 (runner, "threading", types.SimpleNamespace(Event=of_current(nodes.Stopped), Thread=nodes.Thread)),
                 (runner, "Trainer", nodes.Jobs),
                 (runner, "_LOOP_S", _LOOP_S),
+                (limits, "LOOK_S", _LOOP_S),
                 (link, "Receiver", nodes.Receiver),
                 (outbox, "seal_parts", sealed),
                 (intake.Intake, "settle", settled),
