@@ -16,7 +16,7 @@ MAX_FINDINGS: Final = 20  # of each kind
 _SAID_TWICE: Final = {
     "session key": "two session keys",
     "turn": "two results of one turn",
-    "final": "two ends of the trial",
+    "final": "two sets of final weights",
     "commitment": "two commitments in one attempt",
     "base": "commitments on two different weights in one step",
     "exponents": "commitments with two sets of exponents in one step",
@@ -28,10 +28,10 @@ _SAID_TWICE: Final = {
     "own commitments": "for other commitments than its own log holds",
     "two sets": "a receipt and an agreement over different commitments",
     "own sum": "another result than the sum that its own log holds",
-    "own result": "a commitment on other weights than it agreed on before",
+    "own result": "for other weights than it agreed on before",
 }
 _DIFFERS: Final = {
-    "final": "the end of the trial",
+    "final": "the final weights",
     "receipt": "the commitments of an attempt",
     "sum": "the sum of a shard",
     "agreement": "the result of a step",

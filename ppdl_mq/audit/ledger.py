@@ -131,6 +131,8 @@ class Ledger:
                 self._add_result(log, about["context"], 0, about["digest"])
             case "sum":
                 self.results.add_sum(entry)
+            case "final":
+                self.results.add_final(log, entry)
             case "turn" if about["turn"]:
                 self._add_result(log, b"", about["turn"], about["digest"])
 
@@ -221,7 +223,8 @@ def _place_and_result(says: str, about: Mapping[str, Any]) -> tuple[bytes, bytes
         case "turn":
             return canonical.encode([about["session"], about["turn"]]), None  # one signer a turn
         case "final":
-            return about["session"], canonical.encode([about["turn"], about["digest"]])
+            # Of masked-average, a peer says it after each step in which somebody leaves, and at the end.
+            return canonical.encode([about["session"], about["turn"]]), about["digest"]
         case "commitment":
             attempt = attempt_of(about["context"])
             return canonical.encode([attempt.session, attempt.step, attempt.attempt]), None

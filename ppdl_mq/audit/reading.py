@@ -114,10 +114,12 @@ class Log:
         if session is not None and session != self._session:
             raise Misdirected("It is of another session than the one whose keys the log holds.")
         is_masked = self.protocol == "masked-average"
-        if (entry.says in ("turn", "final")) == is_masked:
+        if entry.says != "final" and (entry.says == "turn") == is_masked:
             raise OutOfTurn("Its protocol has no such statement.")
         if entry.says == "turn":
             self._check_turn(entry)
+        elif entry.says == "final" and is_masked:
+            self._check_step(about["turn"], first=0)
         elif entry.says == "final" and (about["turn"], about["digest"]) != (self._schedule.turns, self._last_digest):
             raise OutOfTurn("It names another end than the last turn in the log.")
         elif entry.says == "commitment":
@@ -143,13 +145,17 @@ class Log:
             raise OutOfTurn("Its weights do not descend from those of the turn before it.")
         self._last_turn, self._last_digest = turn, entry.about["digest"]
 
+    def _check_step(self, step: int, *, first: int = 1) -> None:
+        if not first <= step <= 2 * self._schedule.epochs * self._schedule.turns_per_epoch:
+            raise OutOfTurn("The trial has no such step.")
+
     def _check_commitment(self, entry: Entry) -> None:
         attempt = attempt_of(entry.about["context"])
         members = attempt.members
         if entry.by not in members or not self._peers.keys() >= set(members):
             raise Misdirected("Its members are not peers of the trial, or its signer is none of them.")
-        steps = 2 * self._schedule.epochs * self._schedule.turns_per_epoch
-        if not 1 <= attempt.step <= steps or attempt.attempt > limits.MAX_ATTEMPTS:
+        self._check_step(attempt.step)
+        if attempt.attempt > limits.MAX_ATTEMPTS:
             raise OutOfTurn("The trial has no such step.")
         if len(entry.about["shards"]) != len(members):
             raise Malformed("It has not one shard a member.")

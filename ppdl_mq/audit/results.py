@@ -57,6 +57,12 @@ class Results:
         row = (entry.by, attempt.session, attempt.step, attempt.base, log, entry.number)
         self._db.do("INSERT OR IGNORE INTO stands VALUES (?, ?, ?, ?, ?, ?)", row)
 
+    def add_final(self, log: int, entry: Entry) -> None:
+        """Take what a peer says that it finished with: as a step after it would stand on."""
+        step = entry.about["turn"] + entry.about["turn"] % 2
+        row = (entry.by, entry.about["session"], step, entry.about["digest"], log, entry.number)
+        self._db.do("INSERT OR IGNORE INTO stands VALUES (?, ?, ?, ?, ?, ?)", row)
+
     def add_sum(self, entry: Entry) -> None:
         """Take a sum of the log that is being read."""
         about = entry.about

@@ -14,6 +14,7 @@ from ppdl_mq.config import limits
 from ppdl_mq.config.reading import read_manifest, read_settings
 from ppdl_mq.peer import health
 from ppdl_mq.peer.status import has_ended, is_of_rounds, read_status
+from ppdl_mq.protocol.phases import Phase
 
 
 @click.command()
@@ -65,6 +66,10 @@ def status_text(found: dict[str, Any], *, now: float) -> str:
         f" ({found['published_bytes']} bytes), reconnected {found['reconnects']} times",
         *_relay(found, now),
     ]
+    if found["phase"] == Phase.CLOSING.value and found["waiting_for"]:
+        model = f"the model of round {found['agreed_round']} is written" if found.get("agreed_round") else "it has left"
+        needs = f"waiting until {', '.join(found['waiting_for'])} has what it needs"
+        lines.append(f"  {model}; {needs}; nothing of this peer is lost if it is stopped")
     if any(found["last_contact"].values()):
         heard = [f"{name} {_ago(at, now) if at else 'never'}" for name, at in found["last_contact"].items()]
         lines.append(f"  last heard: {', '.join(heard)}")

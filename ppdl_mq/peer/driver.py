@@ -187,8 +187,8 @@ class Driver:
         match effect:
             case Send():
                 self._outbox.add(state, effect)
-            case Forget(before_turn=turn):
-                self._outbox.forget(turn)
+            case Forget(before_turn=turn, keep_for=readers):
+                self._outbox.forget(turn, keep_for=readers)
                 self._slots.forget(turn)
                 self._intake.forget_turns(turn)
                 self._intake.forget_seen(turn)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import time
+from typing import Final
 
 from ppdl_mq.config import limits
 from ppdl_mq.config.manifest import Manifest
@@ -16,10 +17,13 @@ from ppdl_mq.peer.mailroom import Mailroom
 from ppdl_mq.peer.outbox import Outbox
 from ppdl_mq.peer.progress import Progress
 from ppdl_mq.peer.quarantine import Quarantine
+from ppdl_mq.protocol.phases import Phase
 from ppdl_mq.protocol.terms import Terms
 from ppdl_mq.wire.trial_id import short_id
 
 log = logging.getLogger("ppdl_mq.peer")
+
+_CLOSES_SOON_S: Final = 5.0  # all end at almost the same time: before this there is nothing to say
 
 
 class Facts:
@@ -130,11 +134,26 @@ class Facts:
 
     def _say(self, waiting_for: tuple[str, ...], without_inbox: tuple[str, ...]) -> None:
         """Log once for whom the session waits; in the turns that follow waiting is the rule."""
+        if self._driver.state.phase is Phase.CLOSING:
+            self._say_for_whom_it_closes(waiting_for)
+            return
         if self._driver.state.phase not in self._hands.tells_waiting_in or not waiting_for:
             return
         absent = [f"{name} (has not opened its inbox)" if name in without_inbox else name for name in waiting_for]
         agreed = f"All need the same relay and the trial id {short_id(self._terms.trial_id)}."
         said = f"Waiting for {', '.join(absent)}. {agreed}"
+        if said != self._said:
+            self._said = said
+            log.info("%s", said, extra={"waiting_for": waiting_for})
+
+    def _say_for_whom_it_closes(self, waiting_for: tuple[str, ...]) -> None:
+        """Log once that this peer's part is done, and who may still need something of it."""
+        if not waiting_for or time.monotonic() - self._driver.phase_since < _CLOSES_SOON_S:
+            return
+        said = (
+            f"The last model that was agreed on is written; waiting until {', '.join(waiting_for)} has what it needs. "
+            "Nothing of this peer is lost if it is stopped."
+        )
         if said != self._said:
             self._said = said
             log.info("%s", said, extra={"waiting_for": waiting_for})

@@ -11,7 +11,7 @@ import enum
 import logging
 import random
 import time
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Collection, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -244,9 +244,15 @@ class Outbox:
         """Drop everything for a reader. Call within a transaction."""
         self._drop("reader = ?", reader)
 
-    def forget(self, before_turn: int) -> None:
-        """Drop messages of turns before this one; those of the session stay. Call within a transaction."""
-        self._drop("turn > 0 AND turn < ?", before_turn)
+    def forget(self, before_turn: int, *, keep_for: Collection[str] = ()) -> None:
+        """Drop messages of turns before this one; those of the session stay. Call within a transaction.
+
+        Args:
+            before_turn: this one.
+            keep_for: readers of whose messages none is dropped.
+        """
+        marks = ", ".join("?" * len(keep_for))
+        self._drop(f"turn > 0 AND turn < ? AND reader NOT IN ({marks})", before_turn, *sorted(keep_for))
 
     def unsent_to(self) -> tuple[str, ...]:
         """Return the recipients of unsent messages, sorted."""
@@ -346,9 +352,9 @@ class Outbox:
             finally:
                 parts.close()  # it may have been left in the middle, and holds the mapped file
 
-    def _drop(self, condition: str, value: str | int) -> None:
+    def _drop(self, condition: str, *values: str | int) -> None:
         with self._journal.transaction() as db:
-            rows = db.execute(f"SELECT id, sealed FROM outgoing WHERE {condition}", (value,)).fetchall()  # noqa: S608
+            rows = db.execute(f"SELECT id, sealed FROM outgoing WHERE {condition}", values).fetchall()  # noqa: S608
             for row, sealed in rows:
                 db.execute("DELETE FROM outgoing WHERE id = ?", (row,))
                 if sealed is not None:

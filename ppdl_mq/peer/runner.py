@@ -12,6 +12,7 @@ import queue
 import sqlite3
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
@@ -277,7 +278,7 @@ class Runner:
         while letters := self.outbox.due():  # what is sent may call for more; what has no inbox yet is no longer due
             fates = self.outbox.publish_all(self.link.transport, self.state, letters)
             self._note_sent(
-                [letter for letter, fate in zip(letters, fates, strict=True) if self._is_settled(letter, fate)]
+                [(letter, fate) for letter, fate in zip(letters, fates, strict=True) if self._is_settled(letter, fate)]
             )
 
     def _is_settled(self, letter: Letter, fate: Fate) -> bool:
@@ -286,16 +287,17 @@ class Runner:
             return fate is Fate.CONFIRMED
         # Who had an inbox and has none any more needs nothing: all keep theirs until they have all they need. But a
         # message comes back, too, from an inbox whose binding is gone, or that is on a node which is down.
-        may_be_gone = self.state.phase is Phase.ENDED or self.driver.machine.may_be_gone(self.state, letter.kind)
-        return may_be_gone and self.link.is_gone(letter.recipient)
+        may_be_gone = self.driver.machine.may_be_gone(self.state, letter.kind, letter.recipient)
+        return (may_be_gone or self.state.phase is Phase.ENDED) and self.link.is_gone(letter.recipient)
 
-    def _note_sent(self, letters: list[Letter]) -> None:
-        """Tell the machine what the relay has confirmed, in one transaction."""
-        if not letters:
+    def _note_sent(self, settled: list[tuple[Letter, Fate]]) -> None:
+        """Tell the machine what the relay has confirmed, or nobody needs any more, in one transaction."""
+        if not settled:
             return
         with self.driver.batch():
-            for letter in letters:
-                self.driver.post(letter.sent, also=lambda _, __, letter=letter: self.outbox.mark_sent(letter))  # type: ignore[misc]
+            for letter, fate in settled:
+                sent = replace(letter.sent, is_gone=fate is Fate.NO_INBOX)
+                self.driver.post(sent, also=lambda _, __, letter=letter: self.outbox.mark_sent(letter))  # type: ignore[misc]
 
     def _take_orders(self) -> None:
         """Take up what people at this organisation decided."""

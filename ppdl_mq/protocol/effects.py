@@ -94,9 +94,15 @@ class Release:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Forget:
-    """Drop sent messages (but for the session's) and slots of turns or steps before this one: others built on them."""
+    """Drop sent messages (but for the session's) and slots of turns or steps before this one: others built on them.
+
+    Args:
+        before_turn: this one.
+        keep_for: readers that may still ask for what is no longer of use to the others; it has no blob.
+    """
 
     before_turn: int
+    keep_for: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

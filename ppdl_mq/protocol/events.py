@@ -61,7 +61,7 @@ class Trained:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sent:
-    """The relay has confirmed every part of a message of ours.
+    """The relay has confirmed every part of a message of ours, or its recipient needs it no more.
 
     Args:
         kind: of the message.
@@ -69,6 +69,7 @@ class Sent:
         recipient: as its header says.
         message_id: 16 bytes.
         attempt: as its header says.
+        is_gone: the recipient had an inbox and has none any more, so that nothing was sent.
     """
 
     kind: Kind
@@ -76,6 +77,7 @@ class Sent:
     recipient: str
     message_id: bytes
     attempt: int = 0
+    is_gone: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -68,8 +68,8 @@ class Machine(ABC, Generic[S]):
         """Return what a peer that was restarted in this state has to begin anew; what it sends is in its outbox."""
 
     @abstractmethod
-    def may_be_gone(self, state: S, kind: Kind) -> bool:
-        """Tell whether the recipient of a message may have left with all it needs: its missing inbox is no loss."""
+    def may_be_gone(self, state: S, kind: Kind, name: str) -> bool:
+        """Tell whether a recipient may have left with all it needs, so that its missing inbox is no loss."""
 
     @abstractmethod
     def progress(self, state: S) -> dict[str, Any]:

@@ -83,7 +83,7 @@ class SequentialMachine(SessionSteps, Machine[State]):
                 return (self._keep_model(state),)
         return ()
 
-    def may_be_gone(self, state: State, kind: Kind) -> bool:  # noqa: ARG002 (in every state alike)
+    def may_be_gone(self, state: State, kind: Kind, name: str) -> bool:  # noqa: ARG002 (in every state alike)
         """Tell it of a DONE: the last peer removes its inbox once it has every DONE, so it got there before."""
         return kind is Kind.DONE
 

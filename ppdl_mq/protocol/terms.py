@@ -130,6 +130,8 @@ class Terms:
         if kind in (Kind.TURN, Kind.NOTICE):
             is_between_us = 1 <= turn < schedule.turns and schedule.turn(turn + 1).peer == self.me
             return is_between_us and schedule.turn(turn).peer == sender and not attempt
+        if kind is Kind.DONE and self.is_masked:
+            return turn <= self.steps and not attempt
         if kind in (Kind.FINAL, Kind.DONE):
             return turn == schedule.turns and not attempt
         if kind in (Kind.DROP, Kind.LEAVE):

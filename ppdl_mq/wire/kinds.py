@@ -88,7 +88,7 @@ _IN_ATTEMPT: Final = frozenset(
 _OF_PROTOCOL: Final = {
     "server-aided": _SESSION | _TURNS | {Kind.NOTICE},
     "fully-connected": _SESSION | _TURNS,
-    "masked-average": _SESSION | _IN_ATTEMPT | {Kind.INITIAL, Kind.DROP, Kind.LEAVE},
+    "masked-average": _SESSION | _IN_ATTEMPT | {Kind.INITIAL, Kind.DROP, Kind.LEAVE, Kind.DONE},
 }
 
 

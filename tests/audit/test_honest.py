@@ -31,4 +31,4 @@ def test_no_schedule_frames_anybody(block: int) -> None:
                 cut = {name: whole[name][: chance.randint(0, len(whole[name]))] for name in names}
                 lengths = {name: len(said) for name, said in cut.items()}
                 assert findings_in(cut) == [], f"schedule {number}, cut to {lengths}"
-    assert statements >= {"commitment", "receipt", "sum", "agreement", "abandon", "leave", "drop"}
+    assert statements >= {"commitment", "receipt", "sum", "agreement", "abandon", "leave", "drop", "final"}

@@ -11,13 +11,14 @@ from typing import Any
 import pytest
 
 from ppdl_mq.audit.verdict import Verdict
-from ppdl_mq.errors import SplitView
+from ppdl_mq.errors import Equivocation, SplitView
 from ppdl_mq.protocol.effects import Record
 from ppdl_mq.protocol.phases import Phase
 from ppdl_mq.protocol.statements import (
     agreement_statement,
     commitment_statement,
     context_digest,
+    final_statement,
     leave_statement,
     receipt_statement,
 )
@@ -104,10 +105,32 @@ def test_a_result_that_the_sums_do_not_come_to(seed: int, tmp_path: Path) -> Non
     verdict = scene.verdict(tmp_path / "some", *HONEST)
     assert found(verdict) == [("difference", "cleo")]
     assert "cleo signed another result than anna and bert" in verdict.findings[0].text
-    verdict = scene.verdict(tmp_path / "all", without=signed_by_cleo("agreement"))
+    says = [signed_by_cleo(each) for each in ("agreement", "final")]
+    verdict = scene.verdict(tmp_path / "all", without=lambda record: any(each(record) for each in says))
     assert ("difference", "cleo") in found(verdict)
     assert "its own log holds the same commitments and sums" in verdict.findings[0].text
     assert not blamed(verdict), "anna and bert may have lied together"
+
+
+@pytest.mark.parametrize("evaluate_every", [0, 1])
+@pytest.mark.parametrize("to", [None, "anna"])
+def test_who_says_that_it_finished_with_other_weights_contradicts_itself(
+    to: str | None, evaluate_every: int, tmp_path: Path
+) -> None:
+    """One log is enough: cleo's AGREE stands in it as well."""
+    scene = Recorded(3, averaging__evaluate_every=evaluate_every)
+
+    def lie(letter: Letter) -> Letter:
+        statement = final_statement(scene.state("cleo").session_id, letter.send.turn, INVENTED)
+        return altered(letter, digest=INVENTED, signature=scene.sign("cleo", statement))
+
+    scene.replace(of(Kind.DONE, "cleo", to), lie)
+    scene.run()
+    assert type(scene.peers["anna"].failure) is Equivocation
+    verdict = scene.verdict(tmp_path / "one", "anna")
+    assert found(verdict)[0] == ("contradiction", "cleo")
+    assert "for other weights than it agreed on before" in verdict.findings[0].text
+    assert blamed(scene.verdict(tmp_path / "all")) == {"cleo"}
 
 
 @pytest.mark.parametrize("seed", SEEDS)

@@ -202,6 +202,11 @@ def test_a_trial_that_never_ran_here_takes_no_orders(folder: Path, capsys: pytes
         ({"word": 64}, "; round 3 of 10, attempt 0, 3 members, in 64 bits\n"),
         ({"step": 6, "word": 64}, "; evaluation of round 3 of 10, attempt 0, 3 members\n"),
         ({"round": 0, "step": 0}, "; round 0 of 10, attempt 0, 3 members\n"),
+        (
+            {"phase": "closing", "agreed_round": 10},
+            "\n  the model of round 10 is written; waiting until basel has what it needs; nothing of this peer is lost",
+        ),
+        ({"phase": "closing", "agreed_round": 0}, "\n  it has left; waiting until basel has what it needs; nothing"),
         ({"dropped": ["basel"], "left": ["zurich"]}, "\n  dropped by this organisation: basel\n  left: zurich\n"),
     ],
 )

@@ -55,7 +55,7 @@ from ppdl_mq.protocol.events import (
     Trained,
 )
 from ppdl_mq.protocol.machine import NotYet
-from ppdl_mq.protocol.masked_average import exchange, membership, totals
+from ppdl_mq.protocol.masked_average import closing, exchange, membership, totals
 from ppdl_mq.protocol.masked_average.machine import MaskedAverageMachine
 from ppdl_mq.protocol.masked_average.shards import Shards
 from ppdl_mq.protocol.masked_average.state import RoundState
@@ -124,6 +124,7 @@ def cheap_signatures() -> Iterator[None]:
         mock.patch.object(exchange, "verify", _cheap_verify),
         mock.patch.object(totals, "verify", _cheap_verify),
         mock.patch.object(membership, "verify", _cheap_verify),
+        mock.patch.object(closing, "verify", _cheap_verify),
     ):
         yield
 
@@ -327,8 +328,11 @@ class World:
             attempt=send.attempt,
             recipient=recipient,
             message_id=letter.number.to_bytes(16, "big"),
+            is_gone=self._is_gone(self.peers[name], letter),
         )
         self._post_own(name, sent)
+        if sent.is_gone:
+            return
         kept = self.tampers(name, letter)
         if kept is None or self.random.random() < self.loss:
             return
@@ -336,6 +340,12 @@ class World:
         self.everything.append((recipient, kept))
         if self.random.random() < self.duplicates:
             self.peers[recipient].inbox.append(kept)
+
+    def _is_gone(self, peer: Peer, letter: Letter) -> bool:
+        """Who has ended takes its inbox away once all is sent; the runner says so where the machine allows it."""
+        reader = self.peers[letter.send.recipient]
+        has_left = reader.state.phase in (Phase.ENDED, Phase.LEFT) and not reader.unsent
+        return has_left and peer.machine.may_be_gone(peer.state, letter.send.message.kind, letter.send.recipient)
 
     def _deliver(self, name: str, peer: Peer, letter: Letter) -> None:
         if letter.number in peer.seen and letter.send.message.kind is not Kind.RESEND:
@@ -373,8 +383,8 @@ class World:
                 peer.unsent += [each for each in again if each not in peer.unsent]
             case Withdraw(reader=reader):
                 self._drop(peer, lambda each: each.send.reader == reader)
-            case Forget(before_turn=turn):
-                self._drop(peer, lambda each: 0 < each.send.turn < turn)
+            case Forget(before_turn=turn, keep_for=readers):
+                self._drop(peer, lambda each: 0 < each.send.turn < turn and each.send.reader not in readers)
                 for slot in [slot for slot in peer.slots if slot.step < turn]:
                     self._drop_slot(peer, slot)
             case Discard(step=step, attempt=attempt):

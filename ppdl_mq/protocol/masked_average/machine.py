@@ -63,6 +63,8 @@ class MaskedAverageMachine(RoundSteps, SessionSteps, Machine[RoundState]):
             case Phase.ABANDONING:
                 members = self._seen_by(self.terms.me, state, state.step)
                 return tuple(name for name in members if name not in state.abandons)
+            case Phase.CLOSING:
+                return tuple(sorted(self._awaited(state)))
         return ()
 
     def _makers_awaited(self, state: RoundState) -> tuple[str, ...]:
@@ -102,9 +104,9 @@ class MaskedAverageMachine(RoundSteps, SessionSteps, Machine[RoundState]):
                 return (self._keep_model(state),)
         return ()
 
-    def may_be_gone(self, state: RoundState, kind: Kind) -> bool:  # noqa: ARG002 (of every kind alike)
-        """Tell it once this peer has finished: the others had all they needed when they left."""
-        return state.phase in (Phase.CLOSING, Phase.ENDED, Phase.LEFT)
+    def may_be_gone(self, state: RoundState, kind: Kind, name: str) -> bool:  # noqa: ARG002 (of every kind alike)
+        """Tell it of those who part from this peer: they leave when they have all they need."""
+        return name in state.parted or state.phase in (Phase.CLOSING, Phase.ENDED, Phase.LEFT)
 
     def progress(self, state: RoundState) -> dict[str, Any]:
         """Return round, step, attempt and who takes part."""
@@ -115,6 +117,7 @@ class MaskedAverageMachine(RoundSteps, SessionSteps, Machine[RoundState]):
             "attempt": state.attempt,
             "members": list(state.members),
             "word": state.word,
+            "agreed_round": (state.base_step + 1) // 2,
             "dropped": sorted({name for by, name, _ in state.drops if by == self.terms.me}),
             "left": sorted(state.leaves),
             "going_on_without_this_peer": list(self.going_on_without(state)),
@@ -183,6 +186,7 @@ _OF_MEMBERS: Final[dict[str, Handler]] = {
     "ABANDON": _M._on_abandon,
     "DROP": _M._on_drop,
     "LEAVE": _M._on_leave,
+    "DONE": _M._on_done,
 }
 _OWN: Final[dict[str, Handler]] = {
     "Masked": _M._on_masked,
@@ -216,7 +220,10 @@ TABLE: Final[Table] = MappingProxyType(
     | _rows((Phase.ABANDONING,), _all(_M._on_abandoning, _OF_ATTEMPT))
     | _rows(_OVER, _all(_M._ignore, ("INITIAL", "RESEND", "Trained", *_OF_ATTEMPT, *_OF_MEMBERS, *_OWN)))
     | _rows((*_IN_STEP, Phase.CLOSING), {"Sent": _M._on_sent})
-    | _rows((Phase.CLOSING,), {"RESEND": _M._on_resend})
+    | _rows(
+        (Phase.CLOSING,),
+        {"RESEND": _M._on_resend, "Overdue": _M._on_overdue, "DONE": _M._on_done, "Decided": _M._on_given_up},
+    )
     | _rows((Phase.NEW,), {"Started": _M._on_started})
     | _rows((Phase.BUILDING,), {"Trained": _M._on_built})
     | _rows((Phase.AWAITING_INITIAL,), {"INITIAL": _M._on_initial})

@@ -12,7 +12,8 @@ from ppdl_mq.errors import Malformed, Overflow, TooFewPeers
 from ppdl_mq.protocol.effects import Discard, Effect, KeepModel, Record, Send
 from ppdl_mq.protocol.events import Decided, LeaveAsked, Overflowed, Received
 from ppdl_mq.protocol.machine import NotYet
-from ppdl_mq.protocol.masked_average.flow import Flow, Step
+from ppdl_mq.protocol.masked_average.closing import ClosingSteps
+from ppdl_mq.protocol.masked_average.flow import Step
 from ppdl_mq.protocol.masked_average.state import RoundState
 from ppdl_mq.protocol.phases import Phase
 from ppdl_mq.protocol.session import added, message_as
@@ -51,7 +52,7 @@ def remaining(
     return tuple(sorted(present - gone))
 
 
-class MembershipSteps(Flow):
+class MembershipSteps(ClosingSteps):
     """The handlers of ABANDON, DROP, LEAVE and of what people decide."""
 
     def _seen_by(self, viewer: str, state: RoundState, step: int) -> tuple[str, ...]:
@@ -78,7 +79,7 @@ class MembershipSteps(Flow):
 
     def going_on_without(self, state: RoundState) -> tuple[str, ...]:
         """Return the members with whom this peer means to go on, and who have decided to go on without it."""
-        if not state.members or self.terms.me in state.leaves:
+        if not state.members or self.terms.me in state.leaves or state.phase is Phase.CLOSING:
             return ()
         ours = self._seen_by(self.terms.me, state, state.step)
         return tuple(name for name in ours if self.terms.me not in self._seen_by(name, state, state.step))
@@ -148,6 +149,8 @@ class MembershipSteps(Flow):
 
     def _on_decided(self, state: RoundState, event: Decided) -> Step:
         terms, name = self.terms, event.name
+        if name in self._awaited(state):  # it takes part in nothing any more
+            return self._on_given_up(state, event)
         has_released = terms.me in state.masks
         step = self._next_step(state) if has_released else state.step
         if name == terms.me or name not in terms.peers or (terms.me, name, step) in state.drops:
@@ -197,8 +200,20 @@ class MembershipSteps(Flow):
         leaving = state.replace(leaves=added(state.leaves, terms.me, (step, signature)), vows=state.vows + 1)
         if has_receipted:  # the attempt may yet be released: it is finished first
             return leaving, effects
-        keeps = (self._keep_model(state),) if state.base_step else ()
-        return leaving.of_attempt(phase=Phase.CLOSING), (*effects, Discard(step=state.step), *keeps)
+        if state.base_step:
+            effects = (*effects, self._keep_model(state))
+        closing, others = self._closing(leaving), self._others(state)
+        done: tuple[Effect, ...] = ()
+        if self._can_go_on_without_me(leaving, step):
+            known = {name for name in others if (terms.me, name, step) not in state.drops}
+            closing, done = self._part(closing, others, self._prior_step(step), awaited=known)
+        else:
+            closing = self._left_to_stop(closing, others)
+        return self._advance(closing, (*effects, Discard(step=step), *done))
+
+    def _can_go_on_without_me(self, state: RoundState, step: int) -> bool:
+        """Tell whether those who remain are enough for a step; if not they stop, and have nothing more to say."""
+        return len(self._seen_by(self.terms.me, state, step)) >= self.rules.min_peers
 
     def _tell_leave(self, to: str, name: str, step: int, signature: bytes, *, again: int = 0) -> Send:
         names = sorted(self.terms.peers)
@@ -219,7 +234,13 @@ class MembershipSteps(Flow):
         if known is not None and known[0] <= step:  # of two, the earlier one holds: so all come to the same
             return state, () if known[0] == step else (record,)
         noted = state.replace(leaves=added(state.leaves, leave.name, (step, leave.signature)))
-        return self._reconsidered(noted, (record,))
+        if step > state.step:  # it finishes this step first, and so does this peer
+            return self._reconsidered(noted, (record,))
+        is_member = leave.name in state.members and leave.name not in state.lost
+        is_awaited = is_member and (self.terms.me, leave.name, state.step) not in state.drops
+        awaited = (leave.name,) if is_awaited else ()
+        noted, told = self._part(noted, (leave.name,), self._prior_step(state.step), awaited=awaited)
+        return self._reconsidered(noted, (record, *told))
 
     def _tell_all(self, state: RoundState, to: str) -> tuple[Send, ...]:
         """Pass on who has left and who is dropped, in case that is what keeps another one waiting."""

@@ -23,7 +23,7 @@ from ppdl_mq.protocol.effects import (
     Send,
     Train,
 )
-from ppdl_mq.protocol.events import Measured, Received, Sent, Trained
+from ppdl_mq.protocol.events import Measured, Received, Trained
 from ppdl_mq.protocol.machine import NotYet
 from ppdl_mq.protocol.masked_average.flow import NO_EXPONENTS, Step
 from ppdl_mq.protocol.masked_average.membership import MembershipSteps
@@ -33,7 +33,6 @@ from ppdl_mq.protocol.masked_average.totals import TotalSteps
 from ppdl_mq.protocol.phases import Phase
 from ppdl_mq.protocol.schedule import Turn
 from ppdl_mq.protocol.slots import Cut, Slot
-from ppdl_mq.wire.kinds import Kind
 from ppdl_mq.wire.messages import InitialWeights
 
 
@@ -175,7 +174,7 @@ class RoundSteps(TotalSteps, MembershipSteps):
                 return self._finish_step(state)
             case Phase.ABANDONING:
                 return self._try_next_attempt(state)
-            case Phase.CLOSING if state.confirmed >= set(self._others(state)):
+            case Phase.CLOSING if not self._awaited(state):
                 return self._close(state)
         return None
 
@@ -202,33 +201,29 @@ class RoundSteps(TotalSteps, MembershipSteps):
         effects: tuple[Effect, ...] = (note, Discard(step=state.step))
         if not state.is_evaluation:
             state = state.replace(base=state.result, base_step=state.step)
-            effects = (*effects, Forget(before_turn=state.step))
+            effects = (*effects, Forget(before_turn=state.step, keep_for=self._awaited(state)))
         else:
             state = state.replace(**outcome.remembered(state.lowest_loss, state.worse))
         following = self._following(state, outcome)
         if following is None or self.terms.me in state.leaves:
-            closing = state.of_attempt(phase=Phase.CLOSING, confirmed=state.confirmed)
-            return closing, (*effects, self._keep_model(state))
+            return self._end_with(state, following, effects)
         members = self._members_for(state, following)
+        leavers = [name for name in state.members if name in state.leaves and name not in members]
+        state, told = self._part(state, leavers, state.step, awaited=set(leavers) - state.lost)
         begun, more = self._begin_step(state.replace(members=members), following)
-        return begun, (*effects, *more)
+        return begun, (*effects, *told, *more)
+
+    def _end_with(self, state: RoundState, following: int | None, effects: tuple[Effect, ...]) -> Step:
+        """Begin no other step: keep the model, and see the others off."""
+        closing = self._closing(state)
+        told: tuple[Effect, ...] = ()
+        if following is None or self._can_go_on_without_me(state, following):
+            others = self._others(state)
+            closing, told = self._part(closing, others, state.step, awaited=set(others) - state.lost)
+        return closing, (*effects, self._keep_model(state), *told)
 
     def _keep_model(self, state: RoundState) -> KeepModel:
         return KeepModel(slot=Slot("agreed", state.base_step), digest=state.base)
-
-    def _on_sent(self, state: RoundState, event: Sent) -> Step:
-        """Note who has this peer's last word; it goes when all do."""
-        if event.kind not in (Kind.AGREE, Kind.LEAVE) or event.recipient in state.confirmed:
-            return state, ()
-        # Who leaves after its receipt says so for the next step, and finishes this one: its AGREE is its last word.
-        if event.turn != state.step or (event.kind is Kind.AGREE and event.attempt != state.attempt):
-            return state, ()
-        return self._advance(state.replace(confirmed=state.confirmed | {event.recipient}))
-
-    def _close(self, state: RoundState) -> Step:
-        """End, or leave, without the session's secrets."""
-        final = Phase.LEFT if self.terms.me in state.leaves else Phase.ENDED
-        return state.of_attempt(phase=final).without_secrets(), ()
 
     def _following(self, state: RoundState, outcome: Outcome) -> int | None:
         """Return the number of the next step, or None at the end."""

@@ -53,12 +53,14 @@ class RoundState(SessionState):
         result: digest of what the sum came to.
         total: the summed words of an evaluation.
         audit: index of the shard that is being recomputed; -1 for none.
-        confirmed: members whose AGREE of this step, or LEAVE, of this peer the relay has.
         agreed: members whose AGREE is here, this peer's own included.
         abandons: by member, whether its ABANDON of this attempt said overflow.
         drops: signatures by signer, name and step: the signer does without that name in that step.
         leaves: by name, the first step in which it takes no part, and its signature.
         lost: members whom this peer has given up since the release.
+        parted: by name, after which step this peer began no other with another one, and the digest of the weights then;
+            of those who are to say the same.
+        done: those of them who need nothing of this peer any more: their DONE is here, or what stands for it.
         lowest_loss: of all evaluations; infinite before the first.
         worse: evaluations since then.
         vows: how many statements this peer has signed that it must not forget: receipts, releases and the like.
@@ -83,12 +85,13 @@ class RoundState(SessionState):
     result: bytes = b""
     total: tuple[int, ...] = ()
     audit: int = -1
-    confirmed: frozenset[str] = frozenset()
     agreed: frozenset[str] = frozenset()
     abandons: Mapping[str, bool] = field(default_factory=lambda: _NOTHING)
     drops: Mapping[tuple[str, str, int], bytes] = field(default_factory=lambda: MappingProxyType({}))
     leaves: Mapping[str, tuple[int, bytes]] = field(default_factory=lambda: _NOTHING)
     lost: frozenset[str] = frozenset()
+    parted: Mapping[str, tuple[int, bytes]] = field(default_factory=lambda: _NOTHING)
+    done: frozenset[str] = frozenset()
     lowest_loss: float | None = None
     worse: int = 0
     vows: int = 0
@@ -107,7 +110,7 @@ class RoundState(SessionState):
         """Return this state at the beginning of an attempt, with nothing of an earlier one left but what is given."""
         blank = type(self)()
         names = ("own_mask", "commits", "shards", "receipts", "masks", "adding", "sums", "result", "total", "audit")
-        fresh = {name: getattr(blank, name) for name in (*names, "confirmed", "agreed", "abandons", "lost")}
+        fresh = {name: getattr(blank, name) for name in (*names, "agreed", "abandons", "lost")}
         return self.replace(**fresh | fields)
 
     def as_data(self) -> dict[str, Any]:
@@ -135,12 +138,13 @@ class RoundState(SessionState):
             "result": self.result,
             "total": list(self.total),
             "audit": self.audit,
-            "confirmed": sorted(self.confirmed),
             "agreed": sorted(self.agreed),
             "abandons": dict(self.abandons),
             "drops": [[by, name, step, signature] for (by, name, step), signature in sorted(self.drops.items())],
             "leaves": {name: [step, signature] for name, (step, signature) in self.leaves.items()},
             "lost": sorted(self.lost),
+            "parted": {name: [step, digest] for name, (step, digest) in self.parted.items()},
+            "done": sorted(self.done),
             "lowest_loss": self.lowest_loss,
             "worse": self.worse,
         }
@@ -173,11 +177,12 @@ class RoundState(SessionState):
                 }
             ),
             total=tuple(data["total"]),
-            confirmed=frozenset(data["confirmed"]),
             agreed=frozenset(data["agreed"]),
             abandons=MappingProxyType(data["abandons"]),
             drops=MappingProxyType({(by, name, step): signature for by, name, step, signature in data["drops"]}),
             leaves=MappingProxyType({name: (step, signature) for name, (step, signature) in data["leaves"].items()}),
             vows=secrets["vows"],
             lost=frozenset(data["lost"]),
+            parted=MappingProxyType({name: (step, digest) for name, (step, digest) in data["parted"].items()}),
+            done=frozenset(data["done"]),
         )
