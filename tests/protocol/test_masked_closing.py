@@ -88,6 +88,15 @@ def test_a_leaver_that_is_cut_off_gets_what_it_needs_of_those_who_are_rounds_ahe
     all_have_the_model(scene)
 
 
+@pytest.mark.parametrize("phase", [Phase.TRAINING, Phase.COMMITTED, Phase.RECEIPTED])
+def test_a_leaver_has_left_before_the_others_are_two_rounds_further(phase: Phase) -> None:
+    scene = Scene(3, training__epochs=6)
+    scene.until(lambda: scene.state("cleo").step == 3 and scene.state("cleo").phase is phase)
+    scene.leave("cleo")
+    scene.until(lambda: scene.state("cleo").phase is Phase.LEFT or scene.state("anna").step > 7)
+    assert scene.state("cleo").phase is Phase.LEFT
+
+
 def test_who_goes_on_does_not_end_before_the_leaver_has_what_it_needs() -> None:
     scene = Scene(3, training__epochs=2)
     scene.until(lambda: scene.state("cleo").step == 1 and scene.state("cleo").phase is Phase.RECEIPTED)

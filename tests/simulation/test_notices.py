@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 from collections.abc import Callable, Iterator
 from typing import Any
 from unittest import mock
@@ -15,8 +16,12 @@ from ppdl_mq.peer.intake import Intake
 from ppdl_mq.peer.live import LiveSecrets
 from ppdl_mq.peer.outbox import Fate, Outbox
 from ppdl_mq.peer.runner import Runner
+from ppdl_mq.protocol.events import Sent
+from ppdl_mq.protocol.machine import Table
+from ppdl_mq.protocol.masked_average.machine import MaskedAverageMachine
 from ppdl_mq.protocol.phases import Phase
 from ppdl_mq.protocol.sequential import SequentialMachine
+from ppdl_mq.wire.kinds import Kind
 from tests.simulation.story import story_of
 from tests.simulation.trial import check, undisturbed
 
@@ -58,7 +63,20 @@ def _remembers_nothing(real: Any) -> Any:
     return settle
 
 
+def _leaves_when_the_relay_has_its_last_word(real: Table) -> Table:
+    def on_sent(self: MaskedAverageMachine, state: Any, event: Sent) -> Any:
+        is_last = event.kind in (Kind.AGREE, Kind.DONE)
+        return self._on_sent(state, dataclasses.replace(event, is_gone=event.is_gone or is_last))
+
+    return {**real, (Phase.CLOSING, "Sent"): on_sent}
+
+
 BREAKS: Breaks = {
+    "leaves when the relay has its last word": (
+        MaskedAverageMachine,
+        "table",
+        _leaves_when_the_relay_has_its_last_word,
+    ),
     "acknowledges before the commit": (Intake, "flush", lambda _: lambda self: None),
     "takes a refusal for a confirm": (Outbox, "_refused", lambda _: lambda *_: Fate.CONFIRMED),
     "drops live secrets before the commit": (LiveSecrets, "write", _drops_before_the_commit),
