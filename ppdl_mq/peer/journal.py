@@ -211,7 +211,9 @@ class Journal:
 
     def _open(self, trial_id: bytes, identity: Identity) -> sqlite3.Connection:
         path = self.folder / JOURNAL_NAME
-        is_new = not path.exists()
+        is_new = not path.exists() or not path.stat().st_size
+        if is_new:
+            self._refuse_if_lost()  # before SQLite throws away a write-ahead log whose journal is not there
         db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
         path.chmod(0o600)
         try:
@@ -264,7 +266,7 @@ def _first_fault(db: sqlite3.Connection) -> str | None:
     """Return what SQLite finds wrong in its pages, or the first column with a value that is not of its type."""
     (found,) = db.execute("PRAGMA quick_check(1)").fetchone()
     if found != "ok":
-        return str(found)
+        return " ".join(str(found).split())  # it may have several lines
     tables = "SELECT name FROM sqlite_master WHERE type = 'table' AND name NOT LIKE 'sqlite_%'"
     for (table,) in db.execute(tables).fetchall():
         for _, column, kind, *_ in db.execute(f"PRAGMA table_info({table})").fetchall():

@@ -95,6 +95,10 @@ class Runner:
         self.manifest = manifest
         self.worker = worker
         self.journal = journal
+        # First of all: it finds a journal that was put back, before anything in the folder is changed.
+        transcript = Transcript(
+            journal, me=terms.me, sign=identity.sign, trial_id=terms.trial_id, manifest=terms.manifest
+        )
         chunk_bytes, weights_bytes = manifest.relay.chunk_bytes, worker.layout.total_bytes
         blobs, keyring = Blobs(journal), Keyring(terms, identity)
         self.slots = Slots(journal, blobs)
@@ -116,7 +120,7 @@ class Runner:
             self.outbox,
             self.slots,
             self.intake,
-            Transcript(journal, me=terms.me, sign=identity.sign, trial_id=terms.trial_id, manifest=terms.manifest),
+            transcript,
             lambda effect: self.hands.carry_out(effect),
         )
         self.mailroom = Mailroom(

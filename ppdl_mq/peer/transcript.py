@@ -18,13 +18,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO, Final
 
-from ppdl_mq.errors import IllegalEvent
+from ppdl_mq.errors import IllegalEvent, Malformed, TooLarge
 from ppdl_mq.peer.durable import write_error
+from ppdl_mq.peer.folders import JOURNAL_NAME
 from ppdl_mq.peer.journal import Journal
 from ppdl_mq.protocol.effects import Record
 from ppdl_mq.protocol.statements import statement_bytes
 from ppdl_mq.wire import canonical
-from ppdl_mq.wire.entries import BEGINNING, NOTHING_BEFORE, Entry
+from ppdl_mq.wire.entries import BEGINNING, MAX_LINE_BYTES, NOTHING_BEFORE, Entry, read_line
 
 LOG_NAME: Final = "transcript.log"
 
@@ -42,7 +43,7 @@ class Transcript:
         manifest: its canonical bytes; entry 0 holds them, so that all public keys are in the log.
 
     Raises:
-        JournalError: the journal or the mirror cannot be written.
+        JournalError: the journal or the mirror cannot be written, or the mirror is ahead of the journal.
     """
 
     def __init__(
@@ -120,20 +121,31 @@ class Transcript:
     def _reconcile(self) -> None:
         """Find what the mirror lacks. A line that a crash left half written is written again by `flush`.
 
-        A mirror that holds something else than the journal is set aside: it may be evidence of a journal that was
-        put back. Only the last whole line is compared here; verify-log checks them all.
+        The journal's commit is on disk before its line is written. So a mirror that goes on where the journal ends
+        shows that the journal was put back: by people, or since SQLite passes over whatever follows the first damaged
+        page in its write-ahead log, without a word. A mirror that holds something else than the journal is set aside.
+        Only the last whole line is compared here; verify-log checks them all.
+
+        Raises:
+            JournalError: the journal was put back.
         """
         with self._opened() as file:
             size = os.fstat(file.fileno()).st_size
-            last = "SELECT number, line, stops_at FROM transcript WHERE stops_at <= ? ORDER BY number DESC LIMIT 1"
-            number, line, stops_at = self._journal.db.execute(last, (size,)).fetchone() or (-1, b"", 0)
+            columns = "number, line, stops_at, digest"
+            last = f"SELECT {columns} FROM transcript WHERE stops_at <= ? ORDER BY number DESC LIMIT 1"  # noqa: S608
+            number, line, stops_at, digest = self._journal.db.execute(last, (size,)).fetchone() or (-1, b"", 0, b"")
             after = self._journal.db.execute("SELECT line FROM transcript WHERE number = ?", (number + 1,)).fetchone()
             file.seek(stops_at - len(line))
-            held = file.read(len(line) + (len(after[0]) if after else 1))
+            held = file.read(len(line) + (len(after[0]) if after else MAX_LINE_BYTES))
         whole, begun = held[: len(line)], held[len(line) :]
         if whole == line and (after[0] if after else b"").startswith(begun):
             self._next, self._size_bytes = number + 1, stops_at
             return
+        if whole == line and after is None and _follows(begun, bytes(digest)):
+            raise self._journal.lost(
+                f"it ends before {LOG_NAME} does, so it was put back to an earlier state or has lost the end of "
+                f"{JOURNAL_NAME}-wal"
+            )
         aside = _free_name(self.path)
         self.path.rename(aside)
         _logger.warning("%s does not hold what the journal does: kept as %s, and written anew.", LOG_NAME, aside.name)
@@ -141,6 +153,14 @@ class Transcript:
     def _opened(self) -> BinaryIO:
         handle = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         return os.fdopen(handle, "r+b")
+
+
+def _follows(held: bytes, digest: bytes) -> bool:
+    """Tell whether bytes begin with the whole entry that comes after one of this digest."""
+    try:
+        return read_line(held[: held.find(b"\n") + 1])[0].previous == digest
+    except (Malformed, TooLarge):
+        return False
 
 
 def _free_name(path: Path) -> Path:

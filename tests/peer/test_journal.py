@@ -131,6 +131,28 @@ def test_one_that_is_refused_stays_open_nowhere(tmp_path: Path, damaged: Callabl
     assert caught.value.hint
 
 
+@pytest.mark.parametrize("is_empty", [False, True])
+def test_a_missing_one_leaves_its_write_ahead_log_alone(tmp_path: Path, *, is_empty: bool) -> None:
+    """Somebody moved the file away by mistake, and will put it back: SQLite would have thrown the rest of it away."""
+    journal = opened(tmp_path)
+    journal.keep_fact("what", b"is not in the file yet")
+    (tmp_path / "transcript.log").write_text("")
+    killed = tmp_path / "killed"
+    killed.mkdir()
+    for name in ("journal.sqlite", "journal.sqlite-wal", "transcript.log"):
+        shutil.copyfile(tmp_path / name, killed / name)
+    journal.close()
+    moved = (killed / "journal.sqlite").rename(tmp_path / "moved")
+    if is_empty:
+        (killed / "journal.sqlite").touch()
+    with pytest.raises(JournalError, match="missing or empty"):
+        opened(killed)
+    moved.rename(killed / "journal.sqlite")
+    again = opened(killed)
+    assert again.fact("what") == b"is not in the file yet"
+    again.close()
+
+
 @pytest.mark.parametrize("at", [16, 100, 2_000, 4_096, 5_000, 8_192, 9_000, 12_288])
 def test_overwritten_pages(tmp_path: Path, at: int) -> None:
     """Wherever the damage is: a JournalError when it is met, never another exception."""

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 import stat
 from collections.abc import Iterator
 from pathlib import Path
@@ -140,7 +141,7 @@ def test_a_line_that_an_error_cut_is_written_again(journal: Journal) -> None:
     assert transcript.path.read_bytes() == expected(RECORDS[:5])
 
 
-@pytest.mark.parametrize("fault", ["ahead", "changed", "junk"])
+@pytest.mark.parametrize("fault", ["changed", "junk", "another"])
 def test_a_mirror_that_is_not_the_journals_is_set_aside(
     journal: Journal, fault: str, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -148,15 +149,56 @@ def test_a_mirror_that_is_not_the_journals_is_set_aside(
     add(journal, transcript, RECORDS[:3])
     transcript.flush()
     held = {
-        "ahead": expected(RECORDS[:5]),
         "changed": expected(RECORDS[:3]).replace(b"hex:", b"HEX:"),
         "junk": expected(RECORDS[:3]) + b"\0" * 100,
+        "another": expected(RECORDS[:3]) + expected(RECORDS[:1]),
     }[fault]
     for number in (1, 2):
         transcript.path.write_bytes(held)
         assert transcript_of(journal).path.read_bytes() == expected(RECORDS[:3])
         assert (journal.folder / f"{LOG_NAME}.{number}").read_bytes() == held
     assert f"{LOG_NAME}.2" in caplog.text
+
+
+@pytest.mark.parametrize("end", [4, 5])
+def test_a_mirror_that_is_ahead_shows_a_journal_that_was_put_back(journal: Journal, end: int) -> None:
+    """Here nothing may go on: what the missing entries say was signed, and would be forgotten."""
+    transcript = transcript_of(journal)
+    add(journal, transcript, RECORDS[:3])
+    transcript.flush()
+    held = expected(RECORDS[:end])
+    transcript.path.write_bytes(held)
+    for _ in range(2):
+        with pytest.raises(JournalError, match="put back"):
+            transcript_of(journal)
+    assert transcript.path.read_bytes() == held
+    assert sorted(path.name for path in journal.folder.glob(f"{LOG_NAME}*")) == [LOG_NAME]
+
+
+@pytest.mark.parametrize("fault", ["gone", "a bit"])
+def test_a_write_ahead_log_that_was_damaged(journal: Journal, tmp_path: Path, fault: str) -> None:
+    """SQLite opens what stands before the damage as if nothing had been behind it."""
+    transcript = transcript_of(journal)
+    add(journal, transcript, RECORDS[:3])
+    transcript.flush()
+    journal.db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    add(journal, transcript, RECORDS[3:5])
+    transcript.flush()
+    killed = tmp_path / "killed"  # as the process would leave it
+    killed.mkdir()
+    for name in ("journal.sqlite", "journal.sqlite-wal", LOG_NAME):
+        shutil.copyfile(journal.folder / name, killed / name)
+    log = killed / "journal.sqlite-wal"
+    if fault == "gone":
+        log.unlink()
+    else:
+        content = bytearray(log.read_bytes())
+        content[1_000] ^= 1
+        log.write_bytes(content)
+    again = open_journal(killed)
+    with pytest.raises(JournalError, match="put back"):
+        transcript_of(again)
+    again.close()
 
 
 def test_a_mirror_that_cannot_be_written_is_an_error_and_loses_nothing(journal: Journal) -> None:
