@@ -9,7 +9,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
-from ppdl_mq.errors import JournalError
 from ppdl_mq.peer.durable import sync_folder, write_error
 from ppdl_mq.peer.journal import Journal
 
@@ -68,7 +67,7 @@ class Blobs:
         """
         row = self._journal.db.execute("SELECT bytes, inline FROM blob WHERE id = ?", (blob,)).fetchone()
         if row is None:
-            raise JournalError(f"The journal in {self._journal.folder} lacks an entry that it refers to.")
+            raise self._journal.lost("it lacks an entry that it refers to")
         if row[1] is not None:
             yield memoryview(row[1])
             return
@@ -76,10 +75,10 @@ class Blobs:
             with self._path(blob).open("rb") as file:
                 mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         except (OSError, ValueError):
-            raise JournalError(f"The file {self._path(blob)} of the journal is missing or empty.") from None
+            raise self._journal.lost(f"its file {self._path(blob)} is missing or empty") from None
         with mapped, memoryview(mapped) as view:
             if len(view) != row[0]:
-                raise JournalError(f"The file {self._path(blob)} of the journal has the wrong size.")
+                raise self._journal.lost(f"its file {self._path(blob)} has the wrong size")
             yield view
 
     def delete(self, blob: int) -> None:

@@ -21,6 +21,17 @@ _NO_ROOM: Final = (
     sqlite3.SQLITE_IOERR_SHMSIZE,
 )
 
+# What is in the way of SQLite, and tells nothing of what stands in the database: somebody else holds it, the file
+# system was mounted anew for reading only, no file can be opened any more, no memory is left.
+_IN_THE_WAY: Final = (
+    sqlite3.SQLITE_PERM,
+    sqlite3.SQLITE_LOCKED,
+    sqlite3.SQLITE_NOMEM,
+    sqlite3.SQLITE_READONLY,
+    sqlite3.SQLITE_CANTOPEN,
+    sqlite3.SQLITE_PROTOCOL,
+)
+
 
 def sync_folder(folder: Path) -> None:
     """Return when the names in a folder are on disk.
@@ -45,9 +56,24 @@ def write_error(what: str, fault: OSError) -> JournalError:
     reason = fault.strerror or type(fault).__name__
     if is_for_want_of_room(fault):
         return DiskFull(what, reason)
-    return JournalError(f"{what} cannot be written: {reason}.", hint="It must belong to the peer's user.")
+    return JournalError(f"{what} cannot be written: {reason}.", hint="The peer's user must be able to write there.")
 
 
 def is_full(fault: Exception) -> bool:
     """Tell whether SQLite could not write, while what is written is whole."""
     return getattr(fault, "sqlite_errorcode", None) in _NO_ROOM
+
+
+def is_held(fault: Exception) -> bool:
+    """Tell whether another program keeps SQLite's lock of a database."""
+    return _primary_code(fault) == sqlite3.SQLITE_BUSY
+
+
+def is_in_the_way(fault: Exception) -> bool:
+    """Tell whether SQLite could not work, for a reason that says nothing against what stands in the database."""
+    return _primary_code(fault) in _IN_THE_WAY
+
+
+def _primary_code(fault: Exception) -> int | None:
+    code: int | None = getattr(fault, "sqlite_errorcode", None)
+    return None if code is None else code & 0xFF

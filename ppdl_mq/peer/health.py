@@ -56,7 +56,7 @@ def check(settings: PeerSettings, manifest: Manifest | None, *, max_age_s: float
             hint="Run it again: `ppdl-mq peer run`; it goes on where it was.",
         )
     folder = Path(status["folder"])
-    if _pid_in(folder / LOCK_NAME) not in (None, status["pid"]):  # the status is of the process before
+    if _is_of_the_process_before(status, folder / LOCK_NAME):
         return _starting(folder)
     age_s = max(0.0, time.time() - float(status["updated"]))
     if age_s > max_age_s:
@@ -84,6 +84,17 @@ def _starting(folder: Path) -> Health:
             hint="See its log: does it read its data?",
         )
     return Health(why="The peer is starting.", age_s=None)
+
+
+def _is_of_the_process_before(status: Mapping[str, Any], lock: Path) -> bool:
+    if _pid_in(lock) not in (None, status["pid"]):
+        return True
+    # In a container every process of the peer has the same number. But the lock's file is written when one begins.
+    try:
+        began = lock.stat().st_mtime
+    except OSError:
+        return False
+    return float(status["updated"]) < began <= time.time()  # unless the clock was set back since
 
 
 def _pid_in(lock: Path) -> int | None:

@@ -21,13 +21,14 @@ from ppdl_mq.crypto.identity import Identity
 from ppdl_mq.crypto.seal import open_sealed, seal
 from ppdl_mq.crypto.secret import Secret
 from ppdl_mq.errors import AlreadyRunning, DiskFull, JournalError, Malformed, Unauthentic
-from ppdl_mq.peer.durable import is_full, write_error
+from ppdl_mq.peer.durable import is_full, is_held, is_in_the_way, write_error
 from ppdl_mq.peer.folders import GIVEN_UP_NAME, JOURNAL_NAME, LOCK_NAME
 from ppdl_mq.peer.rowsum import MARK_FACT, RowSum
 from ppdl_mq.wire import canonical
 from ppdl_mq.wire.header import Header, decode_header
 
 _FORMAT: Final = 3
+_IN_WORDS: Final = {"format": "version of this program", "trial": "trial", "keys": "identity"}
 _SCHEMA: Final = """
 CREATE TABLE fact (name TEXT PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID;
 CREATE TABLE blob (id INTEGER PRIMARY KEY AUTOINCREMENT, bytes INTEGER NOT NULL, inline BLOB);
@@ -150,9 +151,20 @@ class Journal:
         self.db.execute("RELEASE inner_block")
 
     def damaged(self, fault: sqlite3.Error | OverflowError | UnicodeDecodeError) -> JournalError:
-        """Return the error for a person of a fault that SQLite reported: the disk is full, or what is read is wrong."""
+        """Return the error for a person of a fault that SQLite reported: is the disk full, or is what is read wrong?"""
         if is_full(fault):
             return DiskFull(f"The journal in {self.folder}", str(fault))
+        if is_held(fault):  # SQLite has waited 5 s for it
+            return AlreadyRunning(
+                f"Another program, a backup perhaps, holds the journal in {self.folder}: {fault}.",
+                hint="Nothing is lost: end that program, and run the peer again; it goes on where it was.",
+            )
+        if is_in_the_way(fault):
+            return JournalError(
+                f"The journal in {self.folder} cannot be opened or written: {fault}.",
+                hint="Nothing is lost: let the peer's user write there (files, file system, number of open files, "
+                "memory), and run it again; it goes on where it was.",
+            )
         return _damaged(self.folder, str(fault))
 
     def lost(self, reason: str) -> JournalError:
@@ -242,7 +254,7 @@ class Journal:
         for name, value in belongs.items():
             if found.get(name) != value:
                 raise JournalError(
-                    f"The journal in {self.folder} is of another {'version' if name == 'format' else name}.",
+                    f"The journal in {self.folder} is of another {_IN_WORDS[name]}.",
                     hint="Use another state_dir for this trial and identity.",
                 )
         self._rows = RowSum(db, self._rows_key())

@@ -8,7 +8,8 @@ Order of things: `write`, commit the mark, `drop_others`, and only then what rea
 
 Not detected: a roll-back of the whole file system or machine (a snapshot, an image), which puts the file back as
 well; a file that somebody moved away while the peer ran, and moved back; a journal put back to a state since the last
-change of the secrets (`peer/transcript.py` finds it, if a statement was signed or met since); and, on a file system that keeps no birth time, a copy that by chance got the same inode.
+change of the secrets (`peer/transcript.py` finds it, if a statement was signed or met since); and, on a file system
+that keeps no birth time, a copy that by chance got the same inode.
 
 Source: docs/PROTOCOL.md, section 16, "Roll-back".
 """

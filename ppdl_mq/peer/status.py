@@ -29,6 +29,15 @@ _UNTOLD: Final[Mapping[str, Any]] = {
     "updated": 0.0,
     "pid": 0,
 }
+# What every status has that this program ever wrote, and what is done with it needs.
+_TOLD: Final = frozenset(
+    {"trial", "trial_id", "peer", "phase", "phase_s", "waiting_for", "not_there_yet", "refused"}
+) | {
+    "received",
+    "published_messages",
+    "published_bytes",
+    "reconnects",
+}
 
 
 def read_status(settings: PeerSettings, manifest: Manifest | None) -> dict[str, Any]:
@@ -44,7 +53,7 @@ def read_status(settings: PeerSettings, manifest: Manifest | None) -> dict[str, 
     """
     folder = state_folder(settings, manifest) if manifest else _only_folder(settings)
     try:
-        status: dict[str, Any] = json.loads((folder / STATUS_NAME).read_text(encoding="utf-8"))
+        status: dict[str, Any] = _whole(json.loads((folder / STATUS_NAME).read_text(encoding="utf-8")))
     except FileNotFoundError:
         if (folder / GIVEN_UP_NAME).exists():
             raise PeerFileError(
@@ -54,8 +63,26 @@ def read_status(settings: PeerSettings, manifest: Manifest | None) -> dict[str, 
             f"There is no status in {folder}.", hint="Start the peer first: `ppdl-mq peer run`."
         ) from None
     except (OSError, ValueError):
-        raise JournalError(f"The status in {folder} cannot be read.") from None
+        raise JournalError(
+            f"The status in {folder} cannot be read.",
+            hint="A running peer writes it anew within a second: see whether one runs, and ask as its user.",
+        ) from None
     return dict(_UNTOLD) | status | {"running": is_locked(folder / LOCK_NAME), "folder": str(folder)}
+
+
+def _whole(status: Any) -> dict[str, Any]:
+    """Return a status that has what it must have.
+
+    Raises:
+        ValueError: it has not.
+    """
+    if not isinstance(status, dict) or not status.keys() >= _TOLD:
+        raise ValueError("not a status")
+    if not (
+        {"turn", "turns"} <= status.keys() or {"round", "rounds", "step", "attempt", "word", "members"} <= status.keys()
+    ):
+        raise ValueError("a status of no protocol")
+    return status
 
 
 def kept_phase(settings: PeerSettings, manifest: Manifest) -> str | None:

@@ -79,9 +79,34 @@ def test_one_that_runs_and_waits_is_well(files: TrialFiles, lock: int) -> None:
 
 
 def test_a_loop_that_hangs_is_not(files: TrialFiles, lock: int) -> None:
+    os.utime(files.state("anna") / "lock", (time.time() - 300,) * 2)
     says(files, updated=time.time() - 200)
     with pytest.raises(Unwell, match="has not gone round"):
         checked(files)
+
+
+def test_one_that_begins_in_a_container_is_well(files: TrialFiles, lock: int) -> None:
+    """Its number is that of the process before; a probe that took the old status for its own would end it again."""
+    says(files, updated=time.time() - 200)
+    assert "starting" in checked(files).why
+
+
+def test_a_clock_that_was_set_back_hides_no_hanging_loop(files: TrialFiles, lock: int) -> None:
+    os.utime(files.state("anna") / "lock", (time.time() + 9_000,) * 2)
+    says(files, updated=time.time() - 200)
+    with pytest.raises(Unwell, match="has not gone round"):
+        checked(files)
+
+
+@pytest.mark.parametrize("content", ["{}", "[]", "3", '{"phase": "training"}', "", "\0", '{"trial": "small"'])
+@pytest.mark.parametrize("asks", [("status",), ("status", "--check"), ("drop", "bert", "--yes"), ("leave", "--yes")])
+def test_a_status_that_is_damaged_is_said(
+    files: TrialFiles, content: str, asks: tuple[str, ...], capfd: pytest.CaptureFixture[str]
+) -> None:
+    says(files)
+    (files.state("anna") / "status.json").write_text(content)
+    assert run(("peer", *asks, "--config", str(files.settings_path("anna")))) == exit_codes.STATE
+    assert "cannot be read" in capfd.readouterr().err
 
 
 def test_one_that_is_gone_is_not(files: TrialFiles) -> None:

@@ -196,6 +196,29 @@ def test_a_sealed_entry_under_another_name_does_not_open(tmp_path: Path) -> None
     journal.close()
 
 
+def test_another_program_that_holds_it_is_no_damage(tmp_path: Path) -> None:
+    journal = opened(tmp_path)
+    journal.db.execute("PRAGMA busy_timeout = 10")
+    other = sqlite3.connect(tmp_path / "journal.sqlite", isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    with pytest.raises(AlreadyRunning, match="Another program") as caught:
+        journal.keep_fact("what", b"")
+    assert "Nothing is lost" in caught.value.hint
+    other.close()
+    journal.keep_fact("what", b"")
+    journal.close()
+
+
+def test_what_is_in_the_way_is_no_damage(tmp_path: Path) -> None:
+    """Nobody may be told to give up the trial since the file system was mounted anew for reading only."""
+    journal = opened(tmp_path)
+    journal.db.execute("PRAGMA query_only = ON")
+    with pytest.raises(JournalError, match="readonly") as caught:
+        journal.keep_fact("what", b"")
+    assert "Nothing is lost" in caught.value.hint
+    journal.close()
+
+
 def test_blobs_that_are_missing_or_cut(tmp_path: Path) -> None:
     journal = opened(tmp_path)
     blobs = Blobs(journal)
