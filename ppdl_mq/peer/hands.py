@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Final
 
 from ppdl_mq.config.manifest import Manifest
+from ppdl_mq.errors import ModelError
 from ppdl_mq.peer.driver import Driver
 from ppdl_mq.peer.intake import Intake
 from ppdl_mq.peer.journal import Journal
@@ -22,11 +24,13 @@ from ppdl_mq.protocol.effects import Effect, KeepModel
 from ppdl_mq.protocol.phases import Phase
 from ppdl_mq.protocol.session import SessionState
 from ppdl_mq.protocol.terms import Terms
-from ppdl_mq.training.saving import save_model
+from ppdl_mq.training.saving import load_model, save_model
 from ppdl_mq.training.worker import Worker
 from ppdl_mq.transport.base import Transport
 
 MODEL_NAME: Final = "model.safetensors"
+
+log = logging.getLogger("ppdl_mq.peer")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -154,16 +158,23 @@ class Hands(ABC):
         """
 
     def keep_model(self, effect: KeepModel, **facts: Any) -> None:
-        """Write the trial's result, unless it is there already, and note how good it is.
+        """Write the trial's result, unless it is there already and whole, and note how good it is.
 
         Args:
             effect: names it.
             facts: go into the file and the note: which turn or round it is of.
+
+        Raises:
+            JournalError: the weights that the journal keeps have changed on the disk.
+            ModelError: the file cannot be written.
         """
         tools = self.tools
-        if self.model_path.exists():
-            return
         with tools.slots.view(effect.slot) as weights:
+            if self._is_kept(weights):
+                return
+            tools.slots.check()  # a trial that has ended is run again years later, perhaps
+            if self.model_path.exists():
+                log.warning("%s is damaged, or another model: it is written anew.", self.model_path)
             inside = {"trial": tools.manifest.name, "trial_id": tools.terms.trial_id.hex(), **facts}
             evaluation = tools.worker.evaluate(weights, between=tools.pulse)
             # One entry: safetensors writes several in any order, and equal models should be equal files.
@@ -177,3 +188,10 @@ class Hands(ABC):
             holdout_accuracy=evaluation.accuracy,
             holdout_samples=evaluation.samples,
         )
+
+    def _is_kept(self, weights: memoryview) -> bool:
+        """Tell whether the file of the result holds these weights: it may lie there for years before it is used."""
+        try:
+            return self.model_path.exists() and load_model(self.model_path, self.tools.worker.layout)[0] == weights
+        except ModelError:
+            return False

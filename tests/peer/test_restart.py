@@ -13,8 +13,9 @@ from typing import Any
 import pytest
 
 from ppdl_mq.config.manifest import Manifest
-from ppdl_mq.errors import Interrupted, RelayLost
+from ppdl_mq.errors import Interrupted, JournalError, RelayLost
 from ppdl_mq.peer.journal import Journal
+from ppdl_mq.peer.slots import Slots
 from ppdl_mq.peer.turns import TurnHands
 from ppdl_mq.transport.base import Delivery
 from ppdl_mq.transport.memory import MemoryRelay, MemoryTransport
@@ -306,15 +307,37 @@ def test_stopped_and_run_again(scene: Scene, victim: str) -> None:
 
 
 def test_run_again_after_the_end(scene: Scene) -> None:
-    """The model is written again where it was lost, without the relay."""
+    """The model is written again where it was lost or damaged, without the relay."""
     model, trial = scene.run(Faults("anna", never))
     path = trial.runners["anna"].model_path
     unreachable = MemoryRelay()
     unreachable.reachable = False
-    for removed in (False, True):
-        if removed:
-            path.unlink()
+    for fault in ("none", "removed", "a bit", "cut", "empty"):
+        match fault:
+            case "removed":
+                path.unlink()
+            case "a bit":
+                path.write_bytes(path.read_bytes()[:-1] + bytes([path.read_bytes()[-1] ^ 1]))
+            case "cut" | "empty":
+                path.write_bytes(path.read_bytes()[: 1_000 if fault == "cut" else 0])
         trial.transport_for = lambda _: MemoryTransport(unreachable)
         trial.run_one("anna")
-        assert not trial.errors
-        assert trial.model("anna") == model
+        assert not trial.errors, fault
+        assert trial.model("anna") == model, fault
+
+
+def test_a_model_is_not_written_from_weights_that_changed(scene: Scene) -> None:
+    """After the end, too: a flipped bit in what the journal keeps is no model."""
+    _, trial = scene.run(Faults("anna", never))
+    runner = trial.runners["anna"]
+    runner.model_path.unlink()
+    trial.transport_for = lambda _: MemoryTransport(MemoryRelay())
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(Slots, "check", changed)
+        trial.run_one("anna")
+    assert isinstance(trial.errors.get("anna"), JournalError)
+    assert not runner.model_path.exists()
+
+
+def changed(_: Slots) -> None:
+    raise JournalError("the weights have changed on the disk")
