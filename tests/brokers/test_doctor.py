@@ -214,6 +214,7 @@ def test_what_the_peer_makes_itself_is_made_by_the_check_alone_not_before_a_run(
         ({"x-max-length": 10}, "beyond 10 (max-length) messages are dropped (drop-head)"),
         ({"x-max-length-bytes": 10**6, "x-overflow": "drop-head"}, "beyond 1000000 (max-length-bytes)"),
         ({"x-queue-type": "quorum", "x-delivery-limit": 3}, "handed out 3 times"),
+        ({"x-queue-type": "stream"}, "is a stream"),
     ],
 )
 def test_a_queue_with_arguments_that_lose_messages(
@@ -242,6 +243,14 @@ def test_an_exchange_of_another_type(node: RabbitNode, needs: Wanted) -> None:
     findings = look(as_guest(node), needs, thorough=False)
     assert "has type fanout; a durable topic exchange" in of(findings, "fail")["exchange"].says
     assert "rabbitmqadmin delete exchange" in str(refused(findings))
+
+
+def test_an_exchange_that_sends_elsewhere_what_it_cannot_deliver(node: RabbitNode, needs: Wanted) -> None:
+    with node.channel(VHOST) as channel:
+        arguments = {"alternate-exchange": "amq.fanout"}
+        channel.exchange_declare(needs.names.exchange, exchange_type="topic", durable=True, arguments=arguments)
+    findings = look(as_guest(node), needs, thorough=False)
+    assert "goes on to amq.fanout" in of(findings, "warn")["exchange"].says
 
 
 def test_a_broker_that_takes_less_than_a_chunk(node: RabbitNode, needs: Wanted) -> None:

@@ -20,6 +20,7 @@ from ppdl_mq.config.broker import BrokerAddress
 from ppdl_mq.errors import ConfigError
 from ppdl_mq.transport.findings import Finding, Wanted
 from ppdl_mq.transport.opening import examine_relay
+from ppdl_mq.transport.plan.making import UNLIMITED
 from ppdl_mq.transport.rabbitmq.doctor import certificates, management
 from tests.brokers.scene import free_port, of, wanted
 from tests.rabbit import RabbitNode, why_absent
@@ -117,6 +118,19 @@ def test_a_policy_that_loses_messages(node: ManagedNode, policy: dict[str, objec
     assert name in failure.says
 
 
+def test_the_policy_of_the_plan_is_right(node: ManagedNode) -> None:
+    name = NEEDS.names.queue("weights")
+    policy = {"delivery-limit": UNLIMITED, "max-length-bytes": 10**8, "overflow": "reject-publish"}
+    node.ctl("set_policy", "planned", f"^{name}$", json.dumps(policy), "--apply-to", "queues")
+    try:
+        until_shown(node, name, "planned")
+        findings = look(node)
+    finally:
+        node.ctl("clear_policy", "planned")
+    assert not of(findings, "fail"), findings
+    assert not any("delivery-limit" in finding.says for finding in findings)
+
+
 def test_a_clock_that_is_far_off(node: ManagedNode, monkeypatch: pytest.MonkeyPatch) -> None:
     for module in (certificates, management):
         monkeypatch.setattr(module, "now", lambda: datetime.now(UTC) + timedelta(hours=3))
@@ -178,6 +192,7 @@ def test_the_password_follows_no_redirect(node: ManagedNode) -> None:
     [
         ("4.1.0", {}, True),
         ("4.1.0", {"delivery-limit": -1}, False),
+        ("4.1.0", {"delivery-limit": UNLIMITED}, False),  # what `relay plan` says
         ("4.1.0", {"delivery-limit": 50}, True),
         ("3.13.7", {}, False),
     ],
@@ -224,7 +239,7 @@ def test_the_delivery_limit_of_newer_brokers(
     failures = of(findings, "fail")
     assert ("policy" in failures) is is_lossy, findings
     if is_lossy:
-        assert "delivery-limit -1" in failures["policy"].todo
+        assert f"delivery-limit {UNLIMITED}" in failures["policy"].todo
     assert "only 2 are up" in of(findings, "warn")["members"].says
 
 

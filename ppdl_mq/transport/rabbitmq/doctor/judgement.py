@@ -8,10 +8,14 @@ from typing import Any, Final
 from ppdl_mq.config.broker import BrokerAddress
 from ppdl_mq.transport.address import WEIGHTS
 from ppdl_mq.transport.findings import Finding
-from ppdl_mq.transport.rabbitmq.doctor.lines import ctl
+from ppdl_mq.transport.rabbitmq.doctor.lines import ctl, policies_line
 
 # Long enough for a turn of training, during which server-aided keeps the weights unacknowledged.
 _SHORT_TIMEOUT_MS: Final = 3_600_000
+
+# Handed out as often as that, a message would outlive any trial. `relay plan` sets 2147483647, which stands for no
+# limit: -1 does so from RabbitMQ 4.0 on, and 3.10.8 refuses it.
+_NO_LIMIT: Final = 1_000_000
 
 USUAL_DELIVERY_LIMIT: Final = 20  # of quorum queues since RabbitMQ 4.0, unless they are told otherwise
 
@@ -42,6 +46,15 @@ def judge_queue(
             line=f"{ctl('list_policies', vhost=broker.vhost)}   # find it, then: rabbitmqctl clear_policy -p VHOST NAME"
             if from_policy
             else ctl("delete_queue", name, vhost=broker.vhost),
+        )
+    if said.get("queue-type") == "stream":
+        losses.append("stream")
+        yield Finding(
+            check=check,
+            result="fail",
+            says=f"The queue {name} is a stream: it keeps what was read, and peers cannot fetch from it.",
+            todo="Ask the administrator to remove it, and to declare it anew as a quorum or classic queue.",
+            line=ctl("delete_queue", name, vhost=broker.vhost),
         )
     limits = [key for key in ("max-length", "max-length-bytes") if key in said]
     if limits and said.get("overflow") == "reject-publish":
@@ -97,12 +110,13 @@ def _losses(said: Mapping[str, Any]) -> Iterator[str]:
 def _returns(check: str, name: str, said: Mapping[str, Any]) -> Iterator[Finding]:
     """Look at what becomes of messages that a peer has fetched and not acknowledged yet, as weights in training are."""
     limit = said.get("delivery-limit")
-    if isinstance(limit, int) and limit >= 0:
+    if isinstance(limit, int) and 0 <= limit < _NO_LIMIT:
         yield Finding(
             check=check,
             result="fail" if name.endswith(f".{WEIGHTS}") else "warn",
             says=f"The queue {name} drops a message that was handed out {limit} times (delivery-limit).",
-            todo="Ask the administrator for delivery-limit -1: a peer that restarts often would lose messages.",
+            todo="Ask the administrator for a policy with delivery-limit 2147483647, which every version takes for "
+            "none: a peer that restarts often would lose messages.",
         )
     timeout_ms = said.get("consumer-timeout")
     if isinstance(timeout_ms, int) and timeout_ms < _SHORT_TIMEOUT_MS:
@@ -116,13 +130,12 @@ def _returns(check: str, name: str, said: Mapping[str, Any]) -> Iterator[Finding
 
 def unseen(broker: BrokerAddress, name: str) -> Iterator[Finding]:
     """Say what AMQP cannot show, and which line would."""
-    shown = ("name", "policy", "effective_policy_definition", "arguments")
     yield Finding(
         check="policies",
         result="unknown",
         says="Policies (time to live, length limits, expiry, delivery limit) do not show over AMQP.",
         todo="Ask for what the line prints, or give --management URL. Right: no limits, or limits with reject-publish.",
-        line=f"{ctl('list_queues', *shown, vhost=broker.vhost)} | grep {name}",
+        line=policies_line(broker, name),
     )
 
 

@@ -15,6 +15,14 @@ def ctl(command: str, *arguments: str, vhost: str | None = None) -> str:
     return shlex.join(("rabbitmqctl", command, *place, *arguments))
 
 
+def policies_line(broker: BrokerAddress, name: str) -> str:
+    """Show the policies of a queue, or of all whose names begin so: what RabbitMQ 3.10 to 4.x all print."""
+    policies, operator = (ctl(each, vhost=broker.vhost) for each in ("list_policies", "list_operator_policies"))
+    return (
+        f"{ctl('list_queues', 'name', 'policy', 'arguments', vhost=broker.vhost)} | grep {name}; {policies}; {operator}"
+    )
+
+
 def user_of(broker: BrokerAddress) -> str:
     """Return the user's name at the broker, as far as we know it; a certificate's name is the broker's to say."""
     return "USER" if broker.by_certificate and broker.user is None else broker.login

@@ -37,6 +37,16 @@ def exchange(session: Session, broker: BrokerAddress, wanted: Wanted) -> Iterato
             todo="Ask for what the line prints; topic and true are right.",
             line=f"{ctl('list_exchanges', 'name', 'type', 'durable', vhost=broker.vhost)} | grep {name}",
         )
+    elif (diverts := _diverts_to(different)) is not None:
+        yield Finding(
+            check="exchange",
+            result="warn",
+            says=f"What the exchange {name} cannot deliver goes on to {diverts} (alternate-exchange): a peer takes "
+            "what it sent to an inbox that is not there yet for delivered.",
+            todo="It is sent again when the other asks for it, a minute or more later. Have the exchange declared anew "
+            "without that.",
+            line=f"rabbitmqadmin delete exchange name={name} --vhost={broker.vhost}",
+        )
     elif different is None or different[1] == "alternate-exchange":
         yield Finding(check="exchange", result="pass", says=f"The exchange {name} is there: topic, durable.")
     else:
@@ -48,6 +58,11 @@ def exchange(session: Session, broker: BrokerAddress, wanted: Wanted) -> Iterato
             todo="Ask the administrator to remove it and declare it anew, before the trial begins.",
             line=f"rabbitmqadmin delete exchange name={name} --vhost={broker.vhost}",
         )
+
+
+def _diverts_to(different: re.Match[str] | None) -> str | None:
+    """Return the alternate exchange that stands where our question had none that is a name."""
+    return None if different is None or different[1] != "alternate-exchange" else _value(different[2].strip())
 
 
 def queue(session: Session, broker: BrokerAddress, wanted: Wanted, address: str) -> Iterator[Finding]:

@@ -19,7 +19,7 @@ from pika.adapters.blocking_connection import BlockingChannel
 from ppdl_mq.config.broker import BrokerAddress
 from ppdl_mq.transport.findings import Finding, Wanted
 from ppdl_mq.transport.rabbitmq.doctor import probes
-from ppdl_mq.transport.rabbitmq.doctor.lines import ctl
+from ppdl_mq.transport.rabbitmq.doctor.lines import ctl, policies_line
 from ppdl_mq.transport.rabbitmq.doctor.session import Blocked, Session
 from ppdl_mq.transport.rabbitmq.errors import channel_error
 
@@ -182,11 +182,10 @@ def _fetch(channel: BlockingChannel, way: _Way, mark: str) -> bool:
 
 
 def _dropped(way: _Way, broker: BrokerAddress, what: str) -> Finding:
-    shown = ("name", "policy", "effective_policy_definition", "arguments")
     return Finding(
         check="round trip",
         result="fail",
         says=f"The broker confirmed {what} and dropped it again: a limit or a time to live of the queue {way.queue}.",
         todo="Ask the administrator for a policy without limits, or with overflow reject-publish, and without TTL.",
-        line=f"{ctl('list_queues', *shown, vhost=broker.vhost)} | grep {way.queue}",
+        line=policies_line(broker, way.queue),
     )
