@@ -25,6 +25,7 @@ from urllib.parse import parse_qs, urlsplit
 _NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,31}")
 _WEIGHTS = "weights"
 _RECONNECT_S = 5
+_PRIORITY = 100  # as the plan's own: above the catch-all policies that brokers have, since one alone is applied
 
 Site = tuple[str, list[str]]  # its name, and its peers
 
@@ -61,7 +62,7 @@ def cut(whole: dict[str, Any], *, here: Site, there: Site, by: str, uri: str) ->
     link = f"link-{there[0]}"
     algorithm = "rabbit_password_hashing_sha256"
     answer["users"].append({"name": link, "password_hash": "", "hashing_algorithm": algorithm, "tags": ""})
-    answer["permissions"].append({"user": link, "vhost": vhost, **_rights(exchange, by)})
+    answer["permissions"].append({"user": link, "vhost": vhost, **_rights(exchange, there[0], by)})
     answer["topic_permissions"].append(
         {"user": link, "vhost": vhost, "exchange": exchange, **_keys(here[1], there[1], by)}
     )
@@ -89,14 +90,15 @@ def _part(whole: dict[str, Any], exchange: str, peers: list[str]) -> dict[str, A
     }
 
 
-def _rights(exchange: str, by: str) -> dict[str, str]:
+def _rights(exchange: str, there: str, by: str) -> dict[str, str]:
     """Return what the other broker's link may do here."""
     escaped = exchange.replace(".", r"\.")
     if by == "shovel":  # it publishes, as a peer does
         return {"configure": "^$", "write": f"^{escaped}$", "read": "^$"}
-    # Federation makes one queue and one exchange of this name here, binds them, and consumes.
-    own = f"^federation: {escaped} -> "
-    return {"configure": own, "write": own, "read": f"^({escaped}$|federation: {escaped} -> )"}
+    # Federation makes one queue here, named after the other broker's `cluster_name`, and in turn exchanges A and B of
+    # this name; binds them, and consumes. With more freedom the link could make any number of queues, and fill them.
+    own = f"federation: {escaped} -> {there}( [AB])?"
+    return {"configure": f"^{own}$", "write": f"^{own}$", "read": f"^({escaped}|{own})$"}
 
 
 def _keys(here: list[str], there: list[str], by: str) -> dict[str, str]:
@@ -121,14 +123,16 @@ def _federation(answer: dict[str, Any], exchange: str, vhost: str, there: Site, 
     }
     answer["parameters"].append({"vhost": vhost, "component": "federation-upstream", "name": there[0], "value": value})
     # Its queue is a classic one, and a policy with a key that such a queue does not have is not applied to it.
-    _add_limits(answer, f"{exchange} to {there[0]}", f"^federation: {escaped} -> ", len(there[1]), "delivery-limit")
+    _add_limits(
+        answer, f"{exchange} to {there[0]}", f"^federation: {escaped} -> {there[0]}$", len(there[1]), "delivery-limit"
+    )
     answer["policies"].append(
         {
             "vhost": vhost,
             "name": f"{exchange} from {there[0]}",
             "pattern": f"^{escaped}$",
             "apply-to": "exchanges",
-            "priority": 0,
+            "priority": _PRIORITY,
             "definition": {"federation-upstream": there[0]},
         }
     )

@@ -11,21 +11,26 @@ from typing import Any
 
 import pytest
 
+from ppdl_mq.transport.plan.definitions import definitions
+from ppdl_mq.transport.plan.making import make_plan
+from ppdl_mq.transport.plan.objects import Choices
+from tests.deployment.heart import HOSPITALS
+from tests.trial import manifest_for
+
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = ROOT / "scripts" / "site_definitions.py"
 NORTH, SOUTH = "north=cleveland,va", "south=hungary,switzerland"
 TLS = "cacertfile=/etc/rabbitmq/ca.pem&verify=verify_peer&server_name_indication=relay.south.example.org"
+LIMIT = 67111952  # bytes; what `relay plan` gives the queues of this trial
 URI = f"amqps://link-north:a-password@relay.south.example.org:5671/ppdl?{TLS}"
 
 
 def whole(*, weights: bool = False) -> dict[str, Any]:
-    """What one broker would import, without its queue of weights."""
-    text = (ROOT / "brokers" / "single" / "definitions.json").read_text()
-    answer: dict[str, Any] = json.loads(text)
-    if not weights:
-        answer["queues"] = [each for each in answer["queues"] if not each["name"].endswith(".weights")]
-        answer["bindings"] = [each for each in answer["bindings"] if each["routing_key"] != "weights"]
-    return answer
+    """What one broker would import; by default of a fully-connected trial, in which nobody has a right on weights."""
+    protocol = "server-aided" if weights else "fully-connected"
+    return definitions(
+        make_plan(manifest_for(HOSPITALS, name="heart", protocol=protocol), Choices(max_queue_bytes=LIMIT))
+    )
 
 
 FEDERATED = ROOT / "brokers" / "federated"
@@ -94,6 +99,7 @@ def test_a_site_has_its_own_peers_and_a_federation_link_of_one_hop(run: Any) -> 
     assert not {"expires", "message-ttl"} & set(upstream["value"])  # either would lose what waits
     (policy,) = [each for each in answer["policies"] if each["apply-to"] == "exchanges"]
     assert policy["definition"] == {"federation-upstream": "south"}
+    assert policy["priority"] >= 100  # a catch-all policy would keep it from being applied, and nothing would cross
     assert re.search(policy["pattern"], "ppdl.heart")
     assert not any(re.search(policy["pattern"], other) for other in ("ppdl.heart2", "ppdl.heart.va", "xppdl.heart"))
 
@@ -102,6 +108,11 @@ def test_a_federation_link_may_bind_for_its_own_peers_alone(run: Any) -> None:
     answer = json.loads(run("--by", "federation").stdout)
     may = rights(answer, "permissions")
     there = ["ppdl.heart", "ppdl.heart.cleveland", "ppdl.heart.va", "amq.default", "federation: ppdl.heart -> south"]
+    there[-1:-1] = [
+        "federation: ppdl.heart -> south2",
+        "federation: ppdl.heart -> spy",
+        "xfederation: ppdl.heart -> south",
+    ]
     assert [name for name in there if re.search(may["read"], name)] == ["ppdl.heart", there[-1]]
     assert [name for name in there if re.search(may["write"], name)] == [there[-1]]
     assert [name for name in there if re.search(may["configure"], name)] == [there[-1]]
@@ -131,7 +142,7 @@ def test_a_shovel_empties_one_queue_of_what_is_meant_for_the_other_site(run: Any
 
 
 @pytest.mark.parametrize(
-    ("by", "queue"), [("shovel", "ppdl.heart.to.south"), ("federation", "federation: ppdl.heart -> x")]
+    ("by", "queue"), [("shovel", "ppdl.heart.to.south"), ("federation", "federation: ppdl.heart -> south")]
 )
 def test_what_waits_to_cross_has_an_inbox_limit_for_each_peer_behind_it(by: str, queue: str, run: Any) -> None:
     definition = {"max-length-bytes": 1000, "overflow": "reject-publish", "delivery-limit": 7}
