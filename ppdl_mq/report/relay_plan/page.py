@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ppdl_mq.config.manifest import Manifest
 from ppdl_mq.report.relay_plan.sizes import Sizes, readable
-from ppdl_mq.transport.plan.lines import password_lines, removal_lines
+from ppdl_mq.transport.plan.lines import limit_lines, password_lines, removal_lines
 from ppdl_mq.transport.plan.making import NOTHING, UNLIMITED
 from ppdl_mq.transport.plan.objects import Plan
 
@@ -131,16 +131,32 @@ def _remains(plan: Plan) -> str:
     lines = ["## What a user with these rights could still do", ""]
     if plan.weights:
         lines.append(
-            f"- To read `{plan.weights}` includes to purge it: any peer can destroy the resting weights, never read "
-            "past the seal or forge them. Their maker sends them again when it is asked."
+            f"- To read `{plan.weights}` includes to purge it: any peer can destroy the resting weights, or take them "
+            "and give them back to nobody, never read past the seal or forge them. Their maker sends them again when "
+            "it is asked; who does it again and again stops the trial. A consumer on this queue is no peer at work: "
+            "peers get."
         )
     lines += [
-        "- Fill the inboxes of this trial with junk, up to the limit below; the owners set it aside.",
-        "- Learn how many messages wait in a queue of this vhost whose name it knows: RabbitMQ asks for no right "
-        "for that.",
+        "- Fill the queues of this trial with junk. The limits below count what waits to be fetched, and nothing else: "
+        "who fetches from its own inbox and acknowledges nothing goes past them (3.10.8 took 251 MB into a queue "
+        "limited to 67), until `consumer_timeout` ends that. Where it fills the disk, RabbitMQ stops the publishers of "
+        "all vhosts. So watch `messages_unacknowledged`, and end it with `rabbitmqctl clear_permissions` and "
+        "`rabbitmqctl close_all_user_connections`; a broker of its own is what keeps others out of it.",
+        "- Open connections and channels without end, each of which takes memory: `rabbitmqctl set_user_limits` sets a "
+        "limit.",
+        "- Name further routing keys in the header `CC`, which RabbitMQ does not compare with topic permissions: it "
+        f"reaches whatever is bound to `{plan.exchange}`. So bind nothing to it but what is listed above.",
+        "- Learn how many messages wait in a queue of this vhost whose name it knows, how many read it, and whether an "
+        "exchange or queue of some name is there: RabbitMQ asks for no right for that.",
     ]
     if plan.choices.peers_declare:
-        lines.append("- Remove or make anew its own inbox, with other arguments: its own loss.")
+        lines.append(
+            "- Remove its own inbox, or make it anew with other arguments or of another type: its own loss. But to "
+            "another type of queue the policy does not apply, and so no limit: an operator policy sets one."
+        )
+    if limit_lines(plan):
+        lines += ["", "What holds a user that means harm, if your broker has others; after the setup:", ""]
+        lines += [f"    {each}" for each in limit_lines(plan)]
     return "\n".join(lines)
 
 
@@ -166,8 +182,9 @@ def _sizes(plan: Plan, manifest: Manifest, sizes: Sizes | None) -> str:
             f"- The model's weights are {readable(sizes.weights)}; the largest letter travels as {parts}.",
             f"- About {away} wait in the inbox of a peer that is away"
             + (f", and {readable(sizes.weights_peak)} in `{plan.weights}`" if plan.weights else "")
-            + f"; in all about {readable(total)}, never more than the limits of all queues, {readable(limits)}, and a "
-            "quorum queue keeps that on each of its nodes. Let `disk_free_limit` leave room for it.",
+            + f"; in all about {readable(total)}. The limits of all queues together are {readable(limits)}, beyond "
+            "what is fetched and not acknowledged; a quorum queue keeps that on each of its nodes. Let "
+            "`disk_free_limit` leave room.",
         ]
     if plan.weights:
         lines.append(

@@ -11,6 +11,9 @@ from ppdl_mq.transport.plan.objects import Plan
 
 PASSWORD_FOLDER: Final = "passwords"  # noqa: S105 (the name of a folder)
 
+# Several times what a peer uses, for those of its connections that broke and that the broker has not missed yet.
+USER_LIMITS: Final = {"max-connections": 16, "max-channels": 128}
+
 
 def setup_script(plan: Plan) -> str:
     """Return a shell script that does the same as importing the definitions, line by line, and sets passwords.
@@ -27,8 +30,17 @@ def setup_script(plan: Plan) -> str:
     if not choices.existing_vhost:
         lines += ["", _line("add_vhost", choices.vhost)]
     if not choices.existing_users:
-        lines += ["", "# One user for each peer. The first line of its file is the password."]
-        lines += [f"{_line('add_user', each.user)} < {_password_file(each.peer)}" for each in plan.rights]
+        lines += [
+            "",
+            "# One user for each peer. The first line of its file is the password; where there is none, it is made.",
+            f"umask 077; mkdir -p {PASSWORD_FOLDER}",
+        ]
+        for each in plan.rights:
+            file = _password_file(each.peer)
+            lines += [
+                f"[ -s {file} ] || openssl rand -base64 24 > {file}",
+                f"{_line('add_user', each.user)} < {file}",
+            ]
     lines += ["", "# configure, write, read"]
     lines += [
         _in_vhost(plan, "set_permissions", each.user, each.configure, each.write, each.read) for each in plan.rights
@@ -69,6 +81,21 @@ def password_lines(plan: Plan) -> list[str]:
     return lines
 
 
+def limit_lines(plan: Plan) -> list[str]:
+    """Return the lines that hold a user who opens more and more connections, and what peers make by themselves."""
+    lines = []
+    if not plan.choices.existing_users:  # they may work in other vhosts, too, and the limits hold for all together
+        lines = [_line("set_user_limits", each.user, json.dumps(USER_LIMITS)) for each in plan.rights]
+    most = plan.policy.definition.get("max-length-bytes")
+    if plan.choices.peers_declare and most is not None:
+        # A policy with a key that a type of queue does not have is not applied to it, and who makes a queue chooses its
+        # type. All types know this key.
+        body = json.dumps({"max-length-bytes": most})
+        arguments = ("--apply-to", "queues", plan.policy.name, plan.policy.pattern, body)
+        lines.append(_in_vhost(plan, "set_operator_policy", *arguments))
+    return lines
+
+
 def removal_lines(plan: Plan) -> list[str]:
     """Return the lines that remove what the trial had; `rabbitmqctl` cannot remove an exchange by itself."""
     choices = plan.choices
@@ -79,6 +106,8 @@ def removal_lines(plan: Plan) -> list[str]:
         lines += ["", "# Or what is this trial's alone:"]
     lines += [_in_vhost(plan, "delete_queue", each) for each in addresses]
     lines += [_in_vhost(plan, "clear_policy", plan.policy.name)]
+    if choices.peers_declare and "max-length-bytes" in plan.policy.definition:
+        lines += [f"{_in_vhost(plan, 'clear_operator_policy', plan.policy.name)}   # if it was set"]
     for each in plan.rights:
         lines += [
             _in_vhost(plan, "clear_topic_permissions", each.user, plan.exchange),

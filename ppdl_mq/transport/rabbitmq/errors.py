@@ -59,6 +59,13 @@ def opening_error(error: BaseException, broker: BrokerAddress, *, where: str = "
             return RelayRefused(
                 f"{where} refuses {who}.", hint="Ask the broker's administrator, or check the settings."
             )
+        if "NOT_ALLOWED" in text and "limit" in text:  # before the next: pika takes both for a missing right
+            return RelayUnreachable(
+                f"{where} takes no more connections of this user, or to the vhost {broker.vhost!r}: "
+                "its limit is reached.",
+                hint="It may pass: connections that broke count until the broker misses them, a minute or two. "
+                "Otherwise the administrator can look: rabbitmqctl list_user_limits, rabbitmqctl list_vhost_limits.",
+            )
         if isinstance(layer, amqp.ProbableAccessDeniedError) or "NOT_ALLOWED" in text:
             who = "this organisation" if broker.by_certificate else f"user {broker.login!r}"
             return RelayRefused(

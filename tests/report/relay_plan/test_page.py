@@ -60,4 +60,4 @@ def test_without_weights_at_rest_the_page_says_nothing_of_them() -> None:
     manifest = manifest_for(protocol="fully-connected")
     text = page(make_plan(manifest, Choices()), manifest, None)
     assert "purge" not in text
-    assert "consumer_timeout" not in text
+    assert "longer than the longest turn" not in text

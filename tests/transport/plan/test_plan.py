@@ -10,7 +10,7 @@ import pytest
 
 from ppdl_mq.errors import ConfigError
 from ppdl_mq.transport.plan.definitions import definitions, topology
-from ppdl_mq.transport.plan.lines import password_lines, removal_lines, setup_script
+from ppdl_mq.transport.plan.lines import limit_lines, password_lines, removal_lines, setup_script
 from ppdl_mq.transport.plan.making import UNLIMITED, make_plan
 from ppdl_mq.transport.plan.objects import Choices, Plan, Rights
 from tests.people import manifest_for
@@ -116,6 +116,18 @@ def test_the_script_has_the_same_patterns_as_the_definitions() -> None:
     assert "change_password 'CN=va, O=VA' < passwords/va.password" in "\n".join(password_lines(plan))
     imported = script.partition("<<'END'\n")[2].removesuffix("END\n")
     assert json.loads(imported) == topology(plan)
+
+
+def test_lines_that_hold_a_user_who_means_harm() -> None:
+    assert [line.split()[:3] for line in limit_lines(plan_of(max_queue_bytes=1000))] == [
+        ["rabbitmqctl", "set_user_limits", peer] for peer in HOSPITALS
+    ]
+    assert limit_lines(plan_of(existing_users=True)) == []  # they may have other work
+    *_, last = limit_lines(plan_of(peers_declare=True, max_queue_bytes=1000))
+    assert last.startswith("rabbitmqctl set_operator_policy --vhost ppdl")
+    assert any(
+        "clear_operator_policy" in line for line in removal_lines(plan_of(peers_declare=True, max_queue_bytes=1))
+    )
 
 
 @pytest.mark.parametrize(

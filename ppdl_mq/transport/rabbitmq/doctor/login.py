@@ -76,10 +76,11 @@ def _line(node: Node, text: str) -> str:
     admit = ctl("set_permissions", user, "^$", "WRITE", "READ", vhost=node.broker.vhost)
     if "not found" in text:
         return f"{ctl('add_vhost', node.broker.vhost)}   # then: {admit}"
+    if "limit" in text:  # of the vhost, or of the user
+        of_user = ctl("list_user_limits", "--user", user)
+        return f"{ctl('list_vhost_limits', vhost=node.broker.vhost)}; {of_user}"
     if "access to vhost" in text:
         return admit
-    if "limit" in text:
-        return ctl("list_vhost_limits", vhost=node.broker.vhost)
     if node.broker.by_certificate:
         made, without = ctl("add_user", user, ""), ctl("clear_password", user)
         return f"{made}   # USER as in the certificate; then: {without}"
