@@ -24,6 +24,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 CA_DAYS = 3650
 DAYS = 397  # what browsers and appliances still accept
+TAKEN = ("ca", "server", "guest")  # names of files here; and RabbitMQ's own administrator, whom no peer may be
 
 
 class Authority:
@@ -161,6 +162,9 @@ def main() -> int:
     parser.add_argument("--ca-name", default="ppdl-mq test CA", help="common name of the authority")
     parser.add_argument("--days", type=int, default=DAYS, help=f"how long certificates hold ({DAYS})")
     options = parser.parse_args()
+    for client in options.client:
+        if not client or "/" in client or client.startswith(".") or client in TAKEN:
+            parser.error(f"{client!r} cannot be a peer's user: not {', '.join(TAKEN)}, no slash, no dot in front.")
     folder: Path = options.folder
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     try:

@@ -312,5 +312,10 @@ def test_the_script_for_people_writes_what_a_broker_takes(tmp_path: Path) -> Non
     again = run("--client", "mercy")
     assert again.returncode == 1
     assert "exists already" in again.stderr
+    for name in ("../mallory", "guest", "server", "ca", ""):
+        refused = run("--client", name)
+        assert refused.returncode == 2
+        assert "cannot be a peer's user" in refused.stderr
+    assert {file.name for file in tmp_path.iterdir()} == {"tls"}
     assert all(stat.S_IMODE(file.stat().st_mode) == 0o600 for file in folder.glob("*.key"))
     assert {file.stem for file in folder.glob("*.pem")} == {"ca", "server", "mercy", "charite"}

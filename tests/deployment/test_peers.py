@@ -78,6 +78,8 @@ def test_every_organisation_has_its_environment_and_the_same_unit() -> None:
     assert (
         "ExecStart=/opt/ppdl-mq/bin/ppdl-mq peer run /etc/ppdl-mq/heart.toml --config /etc/ppdl-mq/peer.toml\n" in unit
     )
+    for lock in ("NoNewPrivileges", "ProtectKernelLogs", "RestrictNamespaces", "RestrictRealtime", "ProtectHostname"):
+        assert f"\n{lock}=true\n" in unit
     for name in FOLDERS:
         lines = (PEERS / name / "peer.env").read_text().splitlines()
         assert all(line.startswith("#") or "=" in line for line in lines)
