@@ -132,7 +132,7 @@ class RoundHands(Hands):
 
         Raises:
             Dropped: everybody with whom this peer means to go on has decided to go on without it.
-            PeerAbsent: with `on_absent = "abort"`.
+            PeerAbsent: with `on_absent = "abort"`, before this peer has the model.
         """
         self._check_dropped()
         now = time.monotonic()
@@ -140,6 +140,10 @@ class RoundHands(Hands):
         self._absent_since = {name: self._absent_since.get(name, now) for name in waiting_for}
         for name, since in self._absent_since.items():
             if now - since < self._rules.absent_after_s:
+                continue
+            if self.rounds.phase is Phase.CLOSING:  # the model is written: waiting is for the others only
+                log.warning("%s has not said that it has what it needs; waiting for it no longer.", name)
+                self.tools.driver.post(Decided(name=name))
                 continue
             if self._rules.on_absent == "abort":
                 raise PeerAbsent(

@@ -6,6 +6,7 @@ import logging
 import threading
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -38,11 +39,11 @@ class Losing(MemoryTransport):
         super().publish(address, parts)
 
 
-def losing(tmp_path: Path, *kinds: Kind) -> tuple[TrialInProcess, type[Losing]]:
+def losing(tmp_path: Path, *kinds: Kind, **rules: Any) -> tuple[TrialInProcess, type[Losing]]:
     relay = MemoryRelay()
     state = {"kinds": frozenset(kinds), "blocked": threading.Event(), "lost": set()}
     transport: type[Losing] = type("LosingHere", (Losing,), state)
-    manifest = manifest_for(protocol="masked-average", training__epochs=1, averaging__evaluate_every=0)
+    manifest = manifest_for(protocol="masked-average", training__epochs=1, averaging={"evaluate_every": 0, **rules})
     return TrialInProcess(manifest, tmp_path, lambda _: transport(relay), patience_s=PATIENCE_S), transport
 
 
@@ -85,3 +86,16 @@ def test_one_that_is_stopped_while_it_is_closing_goes_on_and_ends(
     assert not trial.errors
     assert {runner.state.phase for runner in trial.runners.values()} == {Phase.ENDED}
     assert len({trial.model(name) for name in names}) == 1
+
+
+@pytest.mark.parametrize("rule", ["abort", "drop"])
+def test_one_that_has_the_model_ends_with_it_whatever_the_manifest_says_of_the_absent(
+    tmp_path: Path, rule: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.WARNING, logger="ppdl_mq")
+    trial, transport = losing(tmp_path, Kind.DONE, on_absent=rule, absent_after_s=5.0)
+    transport.blocked.set()  # no DONE ever comes
+    trial.run()
+    assert {runner.state.phase for runner in trial.runners.values()} == {Phase.ENDED}
+    assert len({trial.model(name) for name in trial.manifest.peer_names}) == 1
+    assert "waiting for it no longer" in caplog.text
