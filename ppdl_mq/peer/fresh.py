@@ -22,6 +22,8 @@ from ppdl_mq.peer.durable import sync_folder, write_error
 from ppdl_mq.peer.folders import GIVEN_UP_NAME, JOURNAL_NAME, LOCK_NAME
 from ppdl_mq.peer.journal import take_lock
 from ppdl_mq.peer.live import erase_all
+from ppdl_mq.peer.transcript import LOG_NAME
+from ppdl_mq.wire.entries import MAX_LINE_BYTES
 
 _ASIDE: Final = "set-aside-"
 
@@ -120,7 +122,27 @@ def _may_have_spoken(folder: Path, belongs: dict[str, bytes]) -> bool:
                 f"The journal in {folder} is of another {'identity' if name == 'keys' else name}.",
                 hint="Use another state_dir for this trial and identity.",
             )
-    return has_messages or "state" in found
+    return has_messages or "state" in found or _has_live_secrets(folder) or _has_statements(folder / LOG_NAME)
+
+
+def _has_live_secrets(folder: Path) -> bool:
+    """Tell whether live secrets lie there: the journal that names them may have lost its write-ahead log.
+
+    Who died right between the two had said nothing, and gives up the trial for nothing; the other mistake is worse.
+    """
+    live = folder / "live"
+    return live.is_dir() and any(live.iterdir())
+
+
+def _has_statements(log: Path) -> bool:
+    """Tell whether a transcript has more than its beginning, for the same reason."""
+    try:
+        with log.open("rb") as file:
+            return bool(file.readline(MAX_LINE_BYTES) and file.readline(MAX_LINE_BYTES))
+    except FileNotFoundError:
+        return False
+    except OSError:
+        return True
 
 
 def _write_mark(folder: Path) -> None:

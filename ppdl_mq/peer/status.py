@@ -124,6 +124,7 @@ def peers_in(status: Mapping[str, Any], manifest: Manifest | None) -> tuple[str,
 
 def _only_folder(settings: PeerSettings) -> Path:
     folders = sorted(path.parent for path in settings.state_dir.glob(f"*/{STATUS_NAME}"))
+    folders = folders or sorted(path.parent for path in settings.state_dir.glob(f"*/{GIVEN_UP_NAME}"))
     if len(folders) == 1:
         return folders[0]
     if not folders:

@@ -81,6 +81,23 @@ def test_what_cannot_be_read_may_have_been_said(tmp_path: Path, damage: str) -> 
         opened(tmp_path)
 
 
+@pytest.mark.parametrize("lines", [0, 1, 2])
+def test_a_journal_that_lost_its_state_has_spoken_if_the_transcript_says_so(tmp_path: Path, lines: int) -> None:
+    """SQLite passes over a damaged end of its write-ahead log without a word, and the first state may stand there."""
+    opened(tmp_path).close()
+    (tmp_path / "transcript.log").write_bytes(b"{}\n" * lines)
+    assert fresh.look(tmp_path, **BELONGS).has_spoken is (lines == 2)
+
+
+def test_live_secrets_without_a_state_may_have_spoken(tmp_path: Path) -> None:
+    """As above, before the others' session keys are known and entered in the transcript."""
+    opened(tmp_path).close()
+    (tmp_path / "live").mkdir()
+    assert not fresh.look(tmp_path, **BELONGS).has_spoken
+    (tmp_path / "live" / "0123456789abcdef").write_bytes(b"secret")
+    assert fresh.look(tmp_path, **BELONGS).has_spoken
+
+
 def test_a_running_peer_is_not_robbed(tmp_path: Path) -> None:
     spoken(tmp_path)
     handle = take_lock(tmp_path)
@@ -147,9 +164,7 @@ def test_on_the_command_line(tmp_path: Path, capfd: pytest.CaptureFixture[str]) 
     said = capfd.readouterr().err
     assert "set-aside-1" in said
     assert "ppdl-mq trial renew" in said
-    for command in (
-        files.run_arguments("anna"),
-        ("peer", "status", "--config", str(files.settings_path("anna")), "--trial", str(files.manifest_path)),
-    ):
+    status = ("peer", "status", "--config", str(files.settings_path("anna")))
+    for command in (files.run_arguments("anna"), status, (*status, "--trial", str(files.manifest_path))):
         assert run(command) in (3, 9)
         assert "given up its part" in capfd.readouterr().err
