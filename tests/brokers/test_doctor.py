@@ -118,6 +118,7 @@ def test_with_exactly_the_rights_that_a_peer_needs_all_is_well(node: RabbitNode,
         "inbox arguments",
         "weights arguments",
         "policies",
+        "bindings",
         "delivery timeout",
     }
     assert all(finding.todo and finding.line.startswith("rabbitmqctl") for finding in of(findings, "unknown").values())

@@ -88,7 +88,7 @@ def until_shown(node: ManagedNode, queue: str, policy: str | None) -> None:
 def test_what_amqp_leaves_unknown_is_known(node: ManagedNode) -> None:
     until_shown(node, NEEDS.names.queue("weights"), None)
     findings = look(node)
-    assert of(findings, "unknown").keys() == {"delivery timeout"}  # the management does not show that either
+    assert of(findings, "unknown").keys() == {"bindings", "delivery timeout"}  # not asked, and not shown
     assert not of(findings, "fail"), findings
     passed = [finding.says for finding in findings if finding.result == "pass"]
     assert any("type is quorum" in says for says in passed)

@@ -71,4 +71,5 @@ def test_the_lines_for_what_amqp_does_not_show_print_it(bare_node: RabbitNode, t
     said = {check: run_lines(bare_node, tmp_path, line) for check, line in unknown.items()}
     assert "max-length-bytes" in said["policies"]
     assert "topic" in said["exchange"]
+    assert said["bindings"].count("ppdl.unseen.") == 3
     assert "quorum" in said["inbox arguments"]

@@ -95,6 +95,7 @@ def _inside(session: Session, broker: BrokerAddress, wanted: Wanted | None, *, t
             yield queues.others(session, wanted)
             yield from rights.too_wide(session, broker, wanted)
             yield from judgement.unseen(broker, wanted.names.exchange)
+            yield judgement.unseen_bindings(broker, wanted.names.exchange)
             yield judgement.unseen_timeout()
         yield from rights.publishing(session, broker, wanted)
     exchange = probes.new_word() if wanted is None else wanted.names.exchange

@@ -139,6 +139,18 @@ def unseen(broker: BrokerAddress, name: str) -> Iterator[Finding]:
     )
 
 
+def unseen_bindings(broker: BrokerAddress, name: str) -> Finding:
+    """Say that nobody sees whether the queues of the others lead anywhere: a peer would wait without an end."""
+    return Finding(
+        check="bindings",
+        result="unknown",
+        says=f"Whether the other queues of {name} are bound does not show over AMQP; a round trip tells of the inbox.",
+        todo="Ask for what the line prints: each queue bound once, with the last part of its name, and nothing else.",
+        line=f"{ctl('list_bindings', 'source_name', 'routing_key', 'destination_name', vhost=broker.vhost)} "
+        f"| grep ^{name}",
+    )
+
+
 def unseen_timeout() -> Finding:
     """Say that the delivery timeout is the broker's secret."""
     return Finding(
