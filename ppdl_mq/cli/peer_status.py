@@ -134,7 +134,10 @@ def _long(seconds: float) -> str:
 def _how_far(found: dict[str, Any]) -> str:
     """Say how far the trial is: in turns, or in the rounds of masked-average."""
     if not is_of_rounds(found):
-        return f"turn {found['turn']} of {found['turns']}"
+        # Each peer counts to its own last turn, so at the end its number says nothing.
+        return (
+            f"all {found['turns']} turns are done" if has_ended(found) else f"turn {found['turn']} of {found['turns']}"
+        )
     is_evaluation = found["step"] > 0 and found["step"] % 2 == 0  # docs/PROTOCOL.md, section 13
     word = ", in 64 bits" if found["word"] == 64 and not is_evaluation else ""  # an evaluation always is
     members = len(found["members"])

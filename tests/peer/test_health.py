@@ -211,3 +211,10 @@ def test_every_key_of_the_status_is_in_the_documents(tmp_path: Path) -> None:
 def test_every_exit_code_is_in_the_documents() -> None:
     rows = re.findall(r"^\| (\d+) \| (.*?) \|", OPERATIONS.read_text(), re.M)
     assert {int(code): meaning for code, meaning in rows} == exit_codes.MEANINGS
+
+
+def test_a_trial_of_turns_that_has_ended_is_not_told_as_one_in_its_middle() -> None:
+    """Each peer counts to its own last turn, which is not the trial's."""
+    assert "; turn 3 of 4" in status_text(STATUS | {"running": True, "updated": 1.0, "turn": 3}, now=1.0)
+    ended = STATUS | {"running": False, "updated": 1.0, "turn": 3, "phase": "ended"}
+    assert "; all 4 turns are done" in status_text(ended, now=1.0)
