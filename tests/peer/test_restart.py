@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from ppdl_mq.config import limits
 from ppdl_mq.config.manifest import Manifest
 from ppdl_mq.errors import Interrupted, JournalError, RelayLost
 from ppdl_mq.peer.journal import Journal
@@ -138,6 +139,9 @@ class Scene:
         self.manifest = self.manifest_of(NAMES, protocol)
         self.folder = folder
         self.monkeypatch = monkeypatch
+        # Cut off hundreds of times, a peer would spend the test's time in pauses.
+        monkeypatch.setattr(limits, "BACKOFF_FIRST_S", 0.002)
+        monkeypatch.setattr(limits, "BACKOFF_LAST_S", 0.02)
         self.runs = 0
 
     @staticmethod

@@ -25,7 +25,7 @@ from ppdl_mq.wire.kinds import Kind
 from tests.simulation.story import story_of
 from tests.simulation.trial import check, undisturbed
 
-_SEEDS = 60  # how many may pass before one notices
+_SEEDS = 300  # how many may pass before one notices; most breaks show in the first 20
 
 Breaks = dict[str, tuple[Any, str, Callable[[Any], Any]]]
 
