@@ -14,6 +14,8 @@ from tests.trials.files import TrialFiles
 
 pytestmark = pytest.mark.slow
 
+# A broker that is booting may hold up a try to connect for 20 s, and the pause behind it may be of 30 s (docs/CONNECTION.md).
+RECOVERY_S = 180.0
 LONG = ("--epochs", "15", "--turns-per-epoch", "3", "--batch-size", "4")  # 90 turns: the middle is not missed
 
 
@@ -25,7 +27,7 @@ def hidden_fault(process: Process) -> str:
 def finish(files: TrialFiles, peers: dict[str, Process]) -> None:
     """Wait for the end of all, and compare their models with the oracle's."""
     for process in peers.values():
-        ended = process.wait()
+        ended = process.wait(RECOVERY_S)
         assert ended.code == 0, ended.err
         assert not hidden_fault(process)
     expected = expected_state(files.manifest, files.splits())
