@@ -14,7 +14,7 @@ from tests.trials.files import TrialFiles
 
 pytestmark = pytest.mark.slow
 
-# A broker that is booting may hold up a try to connect for 20 s, and the pause behind it may be of 30 s (docs/CONNECTION.md).
+# A booting broker may hold up a try to connect for 20 s, and the pause behind it may be of 30 s (docs/CONNECTION.md).
 RECOVERY_S = 180.0
 LONG = ("--epochs", "15", "--turns-per-epoch", "3", "--batch-size", "4")  # 90 turns: the middle is not missed
 

@@ -7,6 +7,7 @@ rest, or when eight bytes in a row of it are also those of a secret: weights, sa
 from __future__ import annotations
 
 import base64
+import logging
 import zlib
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -18,6 +19,9 @@ import numpy.typing as npt
 from ppdl_mq.errors import Malformed
 from ppdl_mq.wire.header import split_part
 
+log = logging.getLogger("ppdl_mq.demo")
+
+_SHOWN_BYTES: Final = 160  # the clear header, and little more
 _WINDOW_BYTES: Final = 8
 _MIN_DISTINCT: Final = 4  # of a window's bytes: runs of zeros stand in many things, secret or not
 
@@ -104,6 +108,15 @@ def inspect(messages: Iterable[bytes], secrets: Secrets) -> Inspection:
         shrinkable += can_shrink
         known += is_known
         readable += is_unsealed or can_shrink or is_known
+        if is_unsealed or can_shrink or is_known:  # so that whoever sees the count can look into it
+            log.warning(
+                "The relay can read a message of %d bytes: unsealed %s, shrinks %s, holds a secret %s. It begins %s.",
+                len(message),
+                is_unsealed,
+                can_shrink,
+                is_known,
+                message[:_SHOWN_BYTES].hex(),
+            )
     return Inspection(
         messages=count, bytes=size, unsealed=unsealed, shrinkable=shrinkable, known=known, readable=readable
     )
