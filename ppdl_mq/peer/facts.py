@@ -141,19 +141,19 @@ class Facts:
             return
         absent = [f"{name} (has not opened its inbox)" if name in without_inbox else name for name in waiting_for]
         agreed = f"All need the same relay and the trial id {short_id(self._terms.trial_id)}."
-        said = f"Waiting for {', '.join(absent)}. {agreed}"
-        if said != self._said:
-            self._said = said
-            log.info("%s", said, extra={"waiting_for": waiting_for})
+        self._say_once(f"Waiting for {', '.join(absent)}. {agreed}", waiting_for)
 
     def _say_for_whom_it_closes(self, waiting_for: tuple[str, ...]) -> None:
         """Log once that this peer's part is done, and who may still need something of it."""
         if not waiting_for or time.monotonic() - self._driver.phase_since < _CLOSES_SOON_S:
             return
-        said = (
+        self._say_once(
             f"The last model that was agreed on is written; waiting until {', '.join(waiting_for)} has what it needs. "
-            "Nothing of this peer is lost if it is stopped."
+            "Nothing of this peer is lost if it is stopped.",
+            waiting_for,
         )
+
+    def _say_once(self, said: str, waiting_for: tuple[str, ...]) -> None:
         if said != self._said:
             self._said = said
             log.info("%s", said, extra={"waiting_for": waiting_for})

@@ -11,6 +11,8 @@ from ppdl_mq.wire.trial_id import trial_id
 
 JOURNAL_NAME: Final = "journal.sqlite"
 LOCK_NAME: Final = "lock"
+LOG_NAME: Final = "transcript.log"
+LIVE_NAME: Final = "live"  # the folder of the live secrets
 CHECKPOINT_ENDING: Final = ".checkpoint"
 GIVEN_UP_NAME: Final = "given-up"  # the file that keeps a trial from being run again here; see `peer/fresh.py`
 
@@ -18,3 +20,17 @@ GIVEN_UP_NAME: Final = "given-up"  # the file that keeps a trial from being run 
 def state_folder(settings: PeerSettings, manifest: Manifest) -> Path:
     """Return the folder of one trial: its name, and enough of its id that a renewed one gets another."""
     return settings.state_dir / f"{manifest.name}-{trial_id(manifest).hex()[:12]}"
+
+
+def has_live_secrets(folder: Path) -> bool:
+    """Tell whether any live secrets lie in a state folder, or what is left of them."""
+    live = folder / LIVE_NAME
+    return live.is_dir() and any(live.iterdir())
+
+
+def free_name(folder: Path, prefix: str) -> Path:
+    """Return the first path of a folder whose name is the prefix with a number, from 1 on, that nothing has yet."""
+    number = 1
+    while (path := folder / f"{prefix}{number}").exists():
+        number += 1
+    return path

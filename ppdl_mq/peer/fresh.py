@@ -19,10 +19,9 @@ from typing import Final
 
 from ppdl_mq.errors import JournalError
 from ppdl_mq.peer.durable import sync_folder, write_error
-from ppdl_mq.peer.folders import GIVEN_UP_NAME, JOURNAL_NAME, LOCK_NAME
+from ppdl_mq.peer.folders import GIVEN_UP_NAME, JOURNAL_NAME, LOCK_NAME, LOG_NAME, free_name, has_live_secrets
 from ppdl_mq.peer.journal import take_lock
 from ppdl_mq.peer.live import erase_all
-from ppdl_mq.peer.transcript import LOG_NAME
 from ppdl_mq.wire.entries import MAX_LINE_BYTES
 
 _ASIDE: Final = "set-aside-"
@@ -77,7 +76,7 @@ def set_aside(folder: Path, *, trial_id: bytes, keys: bytes) -> Path | None:
         names = _to_move(folder)
         if not names:
             return None
-        aside = _free_name(folder)
+        aside = free_name(folder, _ASIDE)
         aside.mkdir(mode=0o700)
         # The journal's own file last: as long as it is here, what was said can still be read from it.
         for name in sorted(names, key=lambda name: name == JOURNAL_NAME):
@@ -122,16 +121,9 @@ def _may_have_spoken(folder: Path, belongs: dict[str, bytes]) -> bool:
                 f"The journal in {folder} is of another {'identity' if name == 'keys' else name}.",
                 hint="Use another state_dir for this trial and identity.",
             )
-    return has_messages or "state" in found or _has_live_secrets(folder) or _has_statements(folder / LOG_NAME)
-
-
-def _has_live_secrets(folder: Path) -> bool:
-    """Tell whether live secrets lie there: the journal that names them may have lost its write-ahead log.
-
-    Who died right between the two had said nothing, and gives up the trial for nothing; the other mistake is worse.
-    """
-    live = folder / "live"
-    return live.is_dir() and any(live.iterdir())
+    # Live secrets, too: the journal that names them may have lost its write-ahead log. Who died right between the two
+    # had said nothing, and gives up the trial for nothing; the other mistake is worse.
+    return has_messages or "state" in found or has_live_secrets(folder) or _has_statements(folder / LOG_NAME)
 
 
 def _has_statements(log: Path) -> bool:
@@ -151,10 +143,3 @@ def _write_mark(folder: Path) -> None:
         file.flush()
         os.fsync(file.fileno())
     sync_folder(folder)
-
-
-def _free_name(folder: Path) -> Path:
-    number = 1
-    while (aside := folder / f"{_ASIDE}{number}").exists():
-        number += 1
-    return aside

@@ -22,8 +22,8 @@ from ppdl_mq.crypto.seal import open_sealed, seal
 from ppdl_mq.crypto.secret import Secret
 from ppdl_mq.errors import AlreadyRunning, DiskFull, JournalError, Malformed, Unauthentic
 from ppdl_mq.peer.durable import is_full, is_held, is_in_the_way, write_error
-from ppdl_mq.peer.folders import GIVEN_UP_NAME, JOURNAL_NAME, LOCK_NAME
-from ppdl_mq.peer.rowsum import MARK_FACT, RowSum
+from ppdl_mq.peer.folders import GIVEN_UP_NAME, JOURNAL_NAME, LOCK_NAME, LOG_NAME, has_live_secrets
+from ppdl_mq.peer.rowsum import MARK_FACT, RowSum, columns_of
 from ppdl_mq.wire import canonical
 from ppdl_mq.wire.header import Header, decode_header
 
@@ -269,8 +269,7 @@ class Journal:
 
     def _refuse_if_lost(self) -> None:
         """Do not begin anew where a journal was: its file is on disk before anything that is found beside it."""
-        live = self.folder / "live"
-        if (self.folder / "transcript.log").exists() or (live.is_dir() and any(live.iterdir())):
+        if (self.folder / LOG_NAME).exists() or has_live_secrets(self.folder):
             raise _damaged(self.folder, f"{JOURNAL_NAME} is missing or empty, while what belongs to it is there")
 
 
@@ -279,9 +278,8 @@ def _first_fault(db: sqlite3.Connection) -> str | None:
     (found,) = db.execute("PRAGMA quick_check(1)").fetchone()
     if found != "ok":
         return " ".join(str(found).split())  # it may have several lines
-    tables = "SELECT name FROM sqlite_master WHERE type = 'table' AND name NOT LIKE 'sqlite_%'"
-    for (table,) in db.execute(tables).fetchall():
-        for _, column, kind, *_ in db.execute(f"PRAGMA table_info({table})").fetchall():
+    for table, columns in columns_of(db).items():
+        for column, kind in columns.items():
             odd = f"SELECT count(*) FROM {table} WHERE typeof({column}) NOT IN (?, 'null')"  # noqa: S608 (our own names)
             if db.execute(odd, (kind.lower(),)).fetchone()[0]:
                 return f"{table}.{column} holds what was never put there"

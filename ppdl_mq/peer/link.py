@@ -11,12 +11,14 @@ import random
 import threading
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Final
 
 from ppdl_mq.config import limits
 from ppdl_mq.errors import InboxTaken, Interrupted, MessageTooLarge, RelayError, RelayRefused, Unroutable
 from ppdl_mq.peer.inputs import Delivered, Inputs, Receiver
 from ppdl_mq.transport.base import Transport
+
+STOPPED: Final = "Stopped; run the peer again and it goes on where it was."
 
 log = logging.getLogger("ppdl_mq.peer")
 
@@ -150,7 +152,7 @@ class Link:
             Interrupted: the peer is to stop.
         """
         if self._stopped.is_set():
-            raise Interrupted("Stopped; run the peer again and it goes on where it was.")
+            raise Interrupted(STOPPED)
         self.watch()
         self._show()
 

@@ -34,6 +34,7 @@ from ppdl_mq.crypto.secret import Secret
 from ppdl_mq.errors import IllegalEvent, JournalError, Malformed, Unauthentic
 from ppdl_mq.peer.birth import born_ns
 from ppdl_mq.peer.durable import sync_folder, write_error
+from ppdl_mq.peer.folders import LIVE_NAME
 from ppdl_mq.wire import canonical
 
 _NAME: Final = re.compile(r"[0-9a-f]{16}")
@@ -83,7 +84,7 @@ class LiveSecrets:
 
     def __init__(self, folder: Path, key: Secret) -> None:
         self._state_folder = folder
-        self._folder = folder / "live"
+        self._folder = folder / LIVE_NAME
         self._key = key
         self._has_lasting_folder = False  # the name of `live` itself is on disk
         self._committed: int | None = None  # generation of the last mark that is known to be in the journal
@@ -240,7 +241,7 @@ def erase_all(folder: Path) -> None:
     Raises:
         OSError: something cannot be removed.
     """
-    live = folder / "live"
+    live = folder / LIVE_NAME
     if not live.is_dir():
         return
     for path in live.iterdir():

@@ -24,6 +24,17 @@ _SUM_BYTES: Final = 32
 _MODULUS: Final = 2 ** (8 * _SUM_BYTES)
 
 
+def columns_of(db: sqlite3.Connection) -> dict[str, dict[str, str]]:
+    """Return the tables of a database, and of each the columns in their order, with their types.
+
+    Raises:
+        sqlite3.Error: it cannot be read.
+    """
+    tables = "SELECT name FROM sqlite_master WHERE type = 'table' AND name NOT LIKE 'sqlite_%'"
+    names = [name for (name,) in db.execute(tables).fetchall()]
+    return {name: {row[1]: row[2] for row in db.execute(f"PRAGMA table_info({name})")} for name in names}
+
+
 class RowSum:
     """Keeps the sum of one database. Used by the thread that uses the database.
 
@@ -38,7 +49,7 @@ class RowSum:
     def __init__(self, db: sqlite3.Connection, key: Secret) -> None:
         self._db = db
         self._key = key.reveal()
-        self._columns = self._read_columns()
+        self._columns = {table: list(columns) for table, columns in columns_of(db).items()}
         self.value = 0
         db.create_function("row_counts", -1, self._count)
         db.execute("PRAGMA recursive_triggers = ON")  # else INSERT OR REPLACE removes a row without a word
@@ -49,11 +60,6 @@ class RowSum:
     def mark(self) -> bytes:
         """Return what is to be kept beside the rows as they are now."""
         return blake2b(self.value.to_bytes(_SUM_BYTES, "big"), key=self._key, digest_size=32, person=b"mark").digest()
-
-    def _read_columns(self) -> dict[str, list[str]]:
-        tables = "SELECT name FROM sqlite_master WHERE type = 'table' AND name NOT LIKE 'sqlite_%'"
-        names = [name for (name,) in self._db.execute(tables).fetchall()]
-        return {name: [row[1] for row in self._db.execute(f"PRAGMA table_info({name})")] for name in names}
 
     def _watch(self, table: str, columns: list[str]) -> None:
         def counts(sign: int, row: str) -> str:

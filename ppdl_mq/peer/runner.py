@@ -32,7 +32,7 @@ from ppdl_mq.peer.heartbeat import Heartbeat
 from ppdl_mq.peer.inputs import Delivered, Input, Inputs, LinkDown, StopAsked, TrainingFailed, Worked
 from ppdl_mq.peer.intake import Intake
 from ppdl_mq.peer.journal import Journal
-from ppdl_mq.peer.link import Link
+from ppdl_mq.peer.link import STOPPED, Link
 from ppdl_mq.peer.live import LiveSecrets, live_key
 from ppdl_mq.peer.mailroom import Mailroom
 from ppdl_mq.peer.orders import done, take_orders
@@ -55,7 +55,6 @@ log = logging.getLogger("ppdl_mq.peer")
 
 _LOOP_S: Final = 1.0
 _LEFT_FACT: Final = "left the relay"
-_STOPPED: Final = "Stopped; run the peer again and it goes on where it was."
 _OVER: Final = (Phase.ENDED, Phase.LEFT)
 
 
@@ -206,7 +205,7 @@ class Runner:
 
     def _pulse(self) -> None:
         if self._stopped.is_set():
-            raise Interrupted(_STOPPED)
+            raise Interrupted(STOPPED)
         self.facts.show()
 
     def run(self) -> Path:
@@ -271,7 +270,7 @@ class Runner:
             self.link.watch()
         except RelayError as error:  # also Unroutable: somebody has removed a queue that all share
             if self._stopped.is_set():  # it may be `stop` that hung up
-                raise Interrupted(_STOPPED) from None
+                raise Interrupted(STOPPED) from None
             self.hands.reconnecting()
             self._has_lost_queue |= self.link.again(
                 error, received=self.facts.received, published=self.outbox.published_messages
@@ -341,7 +340,7 @@ class Runner:
                 case TrainingFailed(error=error):
                     raise error
                 case StopAsked():
-                    raise Interrupted(_STOPPED)
+                    raise Interrupted(STOPPED)
         deliveries = [each.delivery for each in inputs if isinstance(each, Delivered) and self.link.is_current(each)]
         if deliveries:
             self.facts.received += len(deliveries)

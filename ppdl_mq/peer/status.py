@@ -32,12 +32,8 @@ _UNTOLD: Final[Mapping[str, Any]] = {
 # What every status has that this program ever wrote, and what is done with it needs.
 _TOLD: Final = frozenset(
     {"trial", "trial_id", "peer", "phase", "phase_s", "waiting_for", "not_there_yet", "refused"}
-) | {
-    "received",
-    "published_messages",
-    "published_bytes",
-    "reconnects",
-}
+    | {"received", "published_messages", "published_bytes", "reconnects"}
+)
 
 
 def read_status(settings: PeerSettings, manifest: Manifest | None) -> dict[str, Any]:

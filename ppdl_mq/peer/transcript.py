@@ -15,19 +15,16 @@ import logging
 import os
 import sqlite3
 from collections.abc import Callable
-from pathlib import Path
-from typing import BinaryIO, Final
+from typing import BinaryIO
 
 from ppdl_mq.errors import IllegalEvent, Malformed, TooLarge
 from ppdl_mq.peer.durable import write_error
-from ppdl_mq.peer.folders import JOURNAL_NAME
+from ppdl_mq.peer.folders import JOURNAL_NAME, LOG_NAME, free_name
 from ppdl_mq.peer.journal import Journal
 from ppdl_mq.protocol.effects import Record
 from ppdl_mq.protocol.statements import statement_bytes
 from ppdl_mq.wire import canonical
 from ppdl_mq.wire.entries import BEGINNING, MAX_LINE_BYTES, NOTHING_BEFORE, Entry, read_line
-
-LOG_NAME: Final = "transcript.log"
 
 _logger = logging.getLogger(__name__)
 
@@ -146,7 +143,7 @@ class Transcript:
                 f"it ends before {LOG_NAME} does, so it was put back to an earlier state or has lost the end of "
                 f"{JOURNAL_NAME}-wal"
             )
-        aside = _free_name(self.path)
+        aside = free_name(self.path.parent, f"{LOG_NAME}.")
         self.path.rename(aside)
         _logger.warning("%s does not hold what the journal does: kept as %s, and written anew.", LOG_NAME, aside.name)
 
@@ -161,10 +158,3 @@ def _follows(held: bytes, digest: bytes) -> bool:
         return read_line(held[: held.find(b"\n") + 1])[0].previous == digest
     except (Malformed, TooLarge):
         return False
-
-
-def _free_name(path: Path) -> Path:
-    number = 1
-    while (aside := path.with_name(f"{path.name}.{number}")).exists():
-        number += 1
-    return aside

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from ppdl_mq.audit.verdict import verify_logs
-from ppdl_mq.peer.transcript import LOG_NAME
+from ppdl_mq.peer.folders import LOG_NAME
 from ppdl_mq.transport.memory import MemoryRelay, MemoryTransport
 from tests.trial import PEERS, TrialInProcess, manifest_for
 

@@ -117,7 +117,7 @@ def test_of_another_trial_or_identity_nothing_is_touched(tmp_path: Path, other: 
     assert sorted(tmp_path.rglob("*")) == before
 
 
-@pytest.mark.parametrize("dies_at", ["_write_mark", "erase_all", "_free_name", "sync_folder"])
+@pytest.mark.parametrize("dies_at", ["_write_mark", "erase_all", "free_name", "sync_folder"])
 def test_cut_short_it_never_lets_a_peer_speak_twice(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dies_at: str
 ) -> None:

@@ -12,7 +12,7 @@ import torch
 from ppdl_mq.cli.demonstration.trial import agreed_digests
 from ppdl_mq.config.manifest import Manifest
 from ppdl_mq.numeric.fixed_point import FixedPoint, Words
-from ppdl_mq.peer.transcript import LOG_NAME
+from ppdl_mq.peer.folders import LOG_NAME
 from ppdl_mq.report.averaging import Round, Tally, largest_difference, rounds_in_clear
 from ppdl_mq.training.baselines import federated_averaging
 from ppdl_mq.training.order import rehearsal_seed
