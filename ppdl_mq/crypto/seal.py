@@ -1,4 +1,6 @@
-"""The one seal: XChaCha20-Poly1305 with a random 192-bit nonce that never leaves this module.
+"""The one seal: XChaCha20-Poly1305 with a nonce of 192 bits, all random, or 160 of them where a message has parts.
+
+The number of the part makes up the rest (`wire/envelope.py`).
 
 Source: RFC 8439 and draft-irtf-cfrg-xchacha-03 (libsodium's `crypto_aead_xchacha20poly1305_ietf`).
 """
@@ -30,7 +32,7 @@ def seal(key: Secret, plaintext: bytes, associated: bytes, *, random: Random = s
         key: 32 bytes.
         plaintext: any length.
         associated: authenticated, not hidden.
-        random: the system's generator; test vectors pass their own.
+        random: gives the nonce. The system's generator by default; who passes another one must never use a nonce twice.
 
     Returns:
         nonce (24 bytes) || ciphertext || tag (16 bytes).

@@ -133,6 +133,22 @@ def test_what_the_relay_could_read_is_found() -> None:
     assert inspect([sealed(noise) + b"more"], secrets).readable == 1
 
 
+def test_the_number_of_a_part_beside_four_random_bytes_is_no_weight() -> None:
+    """Both stood in the table once in seven runs: a part of number 0, and float32 as float64 in either byte order."""
+    random = np.random.default_rng(5)
+    weights = np.array([1.5 + 2.0**-20], dtype=np.float32)  # its last three bits are zeros
+    secrets = Secrets()
+    secrets.add_weights(weights.tobytes())
+    half = weights.astype(">f8").tobytes()[:4]
+    assert weights.astype(">f8").tobytes() == half + bytes(4)
+    before = random.bytes(16) + half + bytes(4) + random.bytes(100)
+    after = random.bytes(20) + bytes(4) + half[::-1] + random.bytes(100)
+    assert inspect([sealed(before), sealed(after)], secrets).readable == 0
+    for at in (0, 12, 24, 100):
+        noise = random.bytes(200)
+        assert inspect([sealed(noise[:at] + half + bytes(4) + noise[at:])], secrets).known == 1, at
+
+
 def wait_for(children: Children) -> None:
     while not children.are_done():
         pass
