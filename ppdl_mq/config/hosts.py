@@ -53,6 +53,14 @@ def hosts_of(text: str, *, port: int) -> tuple[Host, ...]:
     return tuple(hosts)
 
 
+def is_this_machine(name: str) -> bool:
+    """Tell whether a host's name or address, of IPv6 with or without a zone, never leaves this machine."""
+    try:
+        return ipaddress.ip_address(name.partition("%")[0]).is_loopback
+    except ValueError:
+        return name == "localhost"
+
+
 def _host(entry: str, number: int, port: int) -> Host:
     found = _ENTRY.fullmatch(entry)
     if found is None:

@@ -25,6 +25,7 @@ MAX_DIFFERENCES: Final = 20  # fields named when two manifests differ
 
 # A message.
 MIN_CHUNK_BYTES: Final = 4 * 1024
+USUAL_CHUNK_BYTES: Final = 900_000
 MAX_CHUNK_BYTES: Final = 16 * 1024 * 1024
 MAX_META_BYTES: Final = 512 * 1024
 MAX_BODY_BYTES: Final = 16 * 1024**3  # of one message, all parts together: weights of four milliard float32
@@ -48,7 +49,7 @@ BROKER_WAIT_S: Final = 300.0
 SAY_AGAIN_S: Final = 600.0  # what is waited for all that time
 LOOK_S: Final = 0.2  # between two looks round of a thread that waits for the relay
 BACKOFF_FIRST_S: Final = 0.2
-BACKOFF_LAST_S: Final = 30.0
+BACKOFF_LAST_S: Final = 10.0
 HEARTBEAT_S: Final = 30
 TCP_S: Final = 10.0  # until one address of a host accepts; 75 s and more by themselves
 LOGIN_S: Final = 15.0  # until it lets us in: TCP, TLS and AMQP together

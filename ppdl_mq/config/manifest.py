@@ -117,7 +117,7 @@ class Relay(Section):
     """
 
     prefix: Name = "ppdl"
-    chunk_bytes: int = Field(default=900_000, ge=limits.MIN_CHUNK_BYTES, le=limits.MAX_CHUNK_BYTES)
+    chunk_bytes: int = Field(default=limits.USUAL_CHUNK_BYTES, ge=limits.MIN_CHUNK_BYTES, le=limits.MAX_CHUNK_BYTES)
 
 
 class Averaging(Section):
@@ -198,6 +198,11 @@ class Manifest(Section):
     def peer_names(self) -> tuple[str, ...]:
         """The names of the peers, sorted."""
         return tuple(sorted(peer.name for peer in self.peers))
+
+    @property
+    def shares_weights(self) -> bool:
+        """Whether one copy of the weights rests at the relay, for all peers to read."""
+        return self.protocol == "server-aided"
 
     def as_data(self) -> dict[str, Any]:
         """Return the whole manifest, defaults filled in, peers sorted by name, as plain dicts, lists and scalars."""

@@ -7,7 +7,6 @@ and touches nothing else of the peer, so that a slow, broken or hostile scraper 
 from __future__ import annotations
 
 import contextlib
-import ipaddress
 import logging
 import socket
 import threading
@@ -16,6 +15,7 @@ from http.server import BaseHTTPRequestHandler
 from socketserver import TCPServer
 from typing import TYPE_CHECKING, Any, Final, Self
 
+from ppdl_mq.config.hosts import is_this_machine
 from ppdl_mq.config.listening import Listening, parse_listening
 from ppdl_mq.config.settings import Metrics
 from ppdl_mq.errors import PeerFileError
@@ -69,7 +69,7 @@ class Exporter:
 
     def __enter__(self) -> Self:
         log.info("Metrics are at http://%s%s.", self.address, PATH)
-        if not _is_loopback(self.address.host):
+        if not is_this_machine(self.address.host):
             log.warning("They have no password: whoever reaches %s can read them.", self.address)
         self._thread.start()
         return self
@@ -195,10 +195,6 @@ def _renderer(source: Source, *, private: bool) -> tuple[Callable[[], bytes], st
     registry.register(Figures())
     ProcessCollector(registry=registry)
     return lambda: generate_latest(registry), CONTENT_TYPE_PLAIN_0_0_4
-
-
-def _is_loopback(host: str) -> bool:
-    return ipaddress.ip_address(host.partition("%")[0]).is_loopback
 
 
 def _shut(connection: socket.socket) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from typing import Final
 
 from ppdl_mq.config.broker import BrokerAddress
 from ppdl_mq.config.manifest import Manifest
@@ -12,8 +11,6 @@ from ppdl_mq.transport.findings import Finding, Wanted, refuse_failures
 from ppdl_mq.transport.opening import examine_relay
 
 log = logging.getLogger("ppdl_mq.peer")
-
-_SHARES_WEIGHTS: Final = "server-aided"
 
 
 def wanted_of(manifest: Manifest, me: str) -> Wanted:
@@ -26,8 +23,8 @@ def wanted_of(manifest: Manifest, me: str) -> Wanted:
     return Wanted(
         names=Names(prefix=manifest.relay.prefix, trial=manifest.name),
         me=me,
-        peers=tuple(sorted(peer.name for peer in manifest.peers)),
-        shares_weights=manifest.protocol == _SHARES_WEIGHTS,
+        peers=manifest.peer_names,
+        shares_weights=manifest.shares_weights,
         chunk_bytes=manifest.relay.chunk_bytes,
     )
 

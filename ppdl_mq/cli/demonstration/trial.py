@@ -226,7 +226,7 @@ def _inboxes(broker: BrokerAddress, manifest: Manifest) -> Iterator[None]:
     if broker.scheme == "embedded":
         yield  # a tap hides nothing, and the whole file is removed by the next demonstration
         return
-    addresses = (*manifest.peer_names, *((WEIGHTS,) if manifest.protocol == "server-aided" else ()))
+    addresses = (*manifest.peer_names, *((WEIGHTS,) if manifest.shares_weights else ()))
 
     def relay() -> Transport:
         return open_transport(broker, trial=manifest.name, prefix=manifest.relay.prefix, peer="demo")

@@ -49,7 +49,7 @@ def sizes_of(manifest: Manifest, *, weights_bytes: int, vector_words: int) -> Si
     if manifest.averaging is None:
         # A TURN or the FINAL; in `weights`, the state that is being trained on and its successor.
         largest = inbox = weights_bytes
-        resting = 2 * weights_bytes if manifest.protocol == "server-aided" else 0
+        resting = 2 * weights_bytes if manifest.shares_weights else 0
     else:
         # The initial weights, or of one round a shard of the vector and one of the sum from everybody else.
         shard = -(-vector // count)

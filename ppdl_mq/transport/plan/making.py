@@ -35,7 +35,7 @@ def make_plan(manifest: Manifest, choices: Choices) -> Plan:
     """
     names = Names(prefix=manifest.relay.prefix, trial=manifest.name)
     peers = manifest.peer_names
-    has_weights = manifest.protocol == "server-aided"
+    has_weights = manifest.shares_weights
     addresses = (*peers, WEIGHTS) if has_weights else peers
     declared = [each for each in addresses if not (choices.peers_declare and each in peers)]
     users = _users(peers, choices.users)

@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Iterator
 from typing import Final
 
+from ppdl_mq.config import limits
 from ppdl_mq.config.broker import BrokerAddress
 from ppdl_mq.errors import RelayError
 from ppdl_mq.transport.findings import Finding, Wanted
@@ -21,7 +22,6 @@ from ppdl_mq.transport.rabbitmq.doctor.session import Blocked, Session
 _NOBODY: Final = "ppdl-mq-check"  # stands for a trial where none is given
 _ME: Final = "check"  # by which the administrator sees that it is no peer
 _MANAGEMENT_SHOWS: Final = ("exchange", "inbox arguments", "weights arguments", "policies")
-_USUAL_CHUNK_BYTES: Final = 900_000
 
 
 def examine(
@@ -102,7 +102,7 @@ def _inside(session: Session, broker: BrokerAddress, wanted: Wanted | None, *, t
     chunk_bytes = None if wanted is None else wanted.chunk_bytes
     yield from sizes.largest(session, chunk_bytes, exchange=exchange, thorough=thorough)
     if thorough:
-        yield from round_trip(session, broker, wanted, chunk_bytes or _USUAL_CHUNK_BYTES)
+        yield from round_trip(session, broker, wanted, chunk_bytes or limits.USUAL_CHUNK_BYTES)
 
 
 def _make_inbox(broker: BrokerAddress, wanted: Wanted) -> Finding:

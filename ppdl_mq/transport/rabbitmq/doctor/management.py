@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import base64
 import email.utils
-import ipaddress
 import json
 import urllib.error
 import urllib.request
@@ -23,6 +22,7 @@ from pydantic import SecretStr
 
 from ppdl_mq.config import limits
 from ppdl_mq.config.broker import BrokerAddress
+from ppdl_mq.config.hosts import is_this_machine
 from ppdl_mq.errors import ConfigError
 from ppdl_mq.transport.findings import Finding, Wanted
 from ppdl_mq.transport.rabbitmq.doctor.certificates import now
@@ -130,12 +130,7 @@ def ask_management(management: Management, broker: BrokerAddress, wanted: Wanted
 
 def _clear(management: Management) -> Iterator[Finding]:
     parts = urlsplit(management.url)
-    host = parts.hostname or ""
-    try:
-        is_here = ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        is_here = host == "localhost"
-    if parts.scheme == "http" and not is_here:
+    if parts.scheme == "http" and not is_this_machine(parts.hostname or ""):
         yield Finding(
             check="management",
             result="warn",

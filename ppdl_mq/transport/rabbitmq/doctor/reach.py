@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import ipaddress
 import socket
 import ssl
 import time
@@ -16,6 +15,7 @@ from pika import exceptions as amqp
 from pika import frame as frames
 
 from ppdl_mq.config import limits
+from ppdl_mq.config.hosts import is_this_machine
 from ppdl_mq.transport.findings import Finding
 from ppdl_mq.transport.rabbitmq.doctor.certificates import expiry, own_certificate, shown_certificate
 from ppdl_mq.transport.rabbitmq.doctor.node import Node
@@ -205,10 +205,7 @@ def _tls(stream: ssl.SSLSocket | socket.socket, node: Node) -> Finding:
 
 
 def _in_the_clear(node: Node) -> Finding:
-    with contextlib.suppress(ValueError):
-        if ipaddress.ip_address(node.host).is_loopback:
-            return Finding(check="tls", result="pass", says="Without TLS, and within this machine.")
-    if node.host == "localhost":
+    if is_this_machine(node.host):
         return Finding(check="tls", result="pass", says="Without TLS, and within this machine.")
     return Finding(
         check="tls",
