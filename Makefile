@@ -57,11 +57,11 @@ demo: $(DEMO_ENV)/installed
 test: $(TEST_ENV)/installed
 	@scripts/install-rabbitmq || [ "$${CI:-}" != true ]  # elsewhere than in CI its tests skip
 	@scripts/lint $(TEST_ENV)
-	@$(TEST_ENV)/bin/python -m pytest -n 2 --dist loadgroup $(PYTEST_ARGS)
+	@$(TEST_ENV)/bin/python -m pytest -n 2 --dist loadgroup --max-worker-restart 0 $(PYTEST_ARGS)
 
 test-brokers: $(TEST_ENV)/installed
 	@scripts/install-rabbitmq || [ "$${CI:-}" != true ]
-	@$(TEST_ENV)/bin/python -m pytest -n 2 --dist loadgroup -m rabbitmq $(PYTEST_ARGS)
+	@$(TEST_ENV)/bin/python -m pytest -n 2 --dist loadgroup --max-worker-restart 0 -m rabbitmq $(PYTEST_ARGS)
 
 lint: $(TEST_ENV)/installed
 	@scripts/lint $(TEST_ENV)

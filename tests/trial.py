@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import threading
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from ppdl_mq.config.manifest import Manifest
 from ppdl_mq.peer.journal import Journal
+from ppdl_mq.peer.progress import STATUS_NAME
 from ppdl_mq.peer.protocols import vector_words
 from ppdl_mq.peer.runner import Runner
 from ppdl_mq.protocol.terms import Terms
@@ -109,6 +112,15 @@ class TrialInProcess:
                 raise AssertionError(f"{thread.name} is still running: {phases}")
         for error in self.errors.values():
             raise error
+
+    def status(self, name: str) -> dict[str, Any]:
+        """What a peer says of itself in its status file; nothing before it has written one.
+
+        Its journal is its thread's alone: SQLite calls Python for sums over rows, and two threads would wait for each
+        other for ever, one for the connection and one for the interpreter.
+        """
+        path = self.folder / name / STATUS_NAME
+        return json.loads(path.read_text()) if path.exists() else {}
 
     def model(self, name: str) -> bytes:
         """The final weights of a peer, flat."""

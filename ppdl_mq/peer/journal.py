@@ -226,7 +226,7 @@ class Journal:
         is_new = not path.exists() or not path.stat().st_size
         if is_new:
             self._refuse_if_lost()  # before SQLite throws away a write-ahead log whose journal is not there
-        db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+        db = sqlite3.connect(path, isolation_level=None)
         path.chmod(0o600)
         try:
             self._prepare(db, trial_id, identity, is_new=is_new)

@@ -76,8 +76,7 @@ class Scene:
 
     def relay_of(self, name: str) -> dict[str, Any]:
         """Return what the status file of a peer says of the relay."""
-        status = self.trial.folder / name / "status.json"
-        facts: dict[str, Any] = json.loads(status.read_text())["relay"] if status.exists() else {"state": "unknown"}
+        facts: dict[str, Any] = self.trial.status(name).get("relay", {"state": "unknown"})
         return facts
 
     def reconnects(self, name: str) -> int:
@@ -214,12 +213,11 @@ def test_a_queue_that_refuses_what_is_over_its_length(node: RabbitNode, make: Ca
     policy = json.dumps({"max-length": 0, "overflow": "reject-publish"})
     node.ctl("set_policy", scene.manifest.name, f"^{scene.prefix}\\.", policy, "--apply-to", "queues")
     scene.start()
-    runners = scene.trial.runners
-    waiting = {name: tuple(other for other in names if other != name) for name in names}
-    eventually(lambda: {name: runners[name].outbox.unsent_to() for name in names if name in runners}, waiting)
+    waiting = {name: {other for other in names if other != name} for name in names}
+    eventually(lambda: {name: set(scene.trial.status(name).get("unsent", ())) for name in names}, waiting)
     node.ctl("clear_policy", scene.manifest.name)
     scene.finish()
-    assert [runners[name].link.reconnects for name in names] == [0, 0, 0]
+    assert [scene.trial.runners[name].link.reconnects for name in names] == [0, 0, 0]
 
 
 def test_an_exchange_that_is_deleted(node: RabbitNode, make: Callable[..., Scene], hold: Hold) -> None:

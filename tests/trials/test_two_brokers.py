@@ -152,10 +152,9 @@ def test_without_a_link_a_peer_waits_for_those_of_the_other_site_by_name(
         sites.unlink(site)
     trial = start(turns(sites), sites, tmp_path)
     threads = trial.start()
-    eventually(lambda: set(trial.runners), set(EVERYBODY))
     # Nothing leads to the other site, so its peers are unroutable, as if they had opened no inbox.
-    eventually(lambda: trial.runners["anna"].outbox.without_inbox(), ("bert", "dora"))
-    eventually(lambda: trial.runners["bert"].outbox.without_inbox(), ("anna", "cleo"))
+    eventually(lambda: trial.status("anna").get("not_there_yet"), ["bert", "dora"])
+    eventually(lambda: trial.status("bert").get("not_there_yet"), ["anna", "cleo"])
     sites.give()
     finish(trial, threads)
     assert_right(trial)
