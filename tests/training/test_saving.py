@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import errno
+import os
 from pathlib import Path
 
 import pytest
@@ -7,7 +9,7 @@ import safetensors.torch
 import torch
 from torch import nn
 
-from ppdl_mq.errors import ModelError
+from ppdl_mq.errors import DiskFull, ModelError, PpdlError
 from ppdl_mq.numeric import flatten
 from ppdl_mq.numeric.flatten import Layout
 from ppdl_mq.training.saving import load_model, save_model
@@ -43,7 +45,10 @@ def test_who_reads_the_old_file_reads_on_undisturbed(tmp_path: Path) -> None:
     assert path.read_bytes() != before
 
 
-def test_a_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("number", "error"), [(errno.ENOSPC, DiskFull), (errno.EIO, ModelError)])
+def test_a_failed_write_leaves_the_old_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, error: type[PpdlError]
+) -> None:
     module = model()
     layout, path = Layout.of(module), tmp_path / "model.safetensors"
     save_model(path, layout, flatten.flatten(module))
@@ -51,10 +56,10 @@ def test_a_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.
 
     def half(tensors, draft, metadata) -> None:
         Path(draft).write_bytes(b"half")
-        raise OSError(28, "No space left on device")
+        raise OSError(number, os.strerror(number))
 
     monkeypatch.setattr("ppdl_mq.training.saving.save_file", half)
-    with pytest.raises(ModelError):
+    with pytest.raises(error):
         save_model(path, layout, flatten.flatten(model()))
     assert path.read_bytes() == before
     assert [each.name for each in tmp_path.iterdir()] == [path.name]
