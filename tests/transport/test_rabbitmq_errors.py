@@ -99,6 +99,11 @@ def test_no_exception_of_pika_leaves_the_adapter(error: BaseException) -> None:
     assert type(lost(error)) is RelayLost
 
 
+def test_an_error_within_the_broker_says_where_to_read_on() -> None:
+    assert "docs/CONNECTION.md" in lost(amqp.ConnectionClosedByBroker(541, "INTERNAL_ERROR")).message
+    assert "docs" not in lost(amqp.ConnectionClosedByBroker(320, "CONNECTION_FORCED")).message
+
+
 def test_there_are_exceptions_to_map() -> None:
     assert len(_every_exception_of_pika()) > 20
 

@@ -22,6 +22,7 @@ from ppdl_mq.errors import (
     Unroutable,
 )
 
+_INTERNAL_ERROR: Final = 541
 _IS_IT_UP: Final = "Is the broker up, and the port open on the way?"
 
 # A classic queue is on one node of a cluster: the others say "home node ... is down or inaccessible" of it.
@@ -109,7 +110,10 @@ def none_lets_us_in(failures: Sequence[RelayError], broker: BrokerAddress) -> Re
 def lost(error: BaseException | None) -> RelayLost:
     """Say why the connection is gone."""
     if isinstance(error, amqp.ConnectionClosedByBroker):
-        return RelayLost(f"The relay closed the connection: {error.reply_code} {error.reply_text}.")
+        said = f"The relay closed the connection: {error.reply_code} {error.reply_text}."
+        if error.reply_code == _INTERNAL_ERROR:
+            said += " Something within the broker failed, such as a queue without a leader: see docs/CONNECTION.md."
+        return RelayLost(said)
     if isinstance(error, amqp.ConnectionClosedByClient):
         return RelayLost("The connection to the relay is closed.")
     if isinstance(error, amqp.AMQPHeartbeatTimeout):
