@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-import tempfile
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -32,13 +32,19 @@ def save_model(path: Path, layout: Layout, weights: Buffer, metadata: Mapping[st
     tensors = dict(layout.tensors(weights))
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        # A folder of its own beside the target: safetensors writes the file itself, and renames need one disk.
-        with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
-            draft = Path(folder) / path.name
+        # A folder of its own beside the target: safetensors writes the file itself, and renames need one disk. Its name
+        # is the same each time, so that what a death leaves is removed by the next process.
+        folder = path.with_name(f".{path.name}.unfinished")
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(mode=0o700)
+        try:
+            draft = folder / path.name
             save_file(tensors, draft, metadata=dict(metadata or {}))
             with draft.open("rb") as file:
                 os.fsync(file.fileno())
             draft.replace(path)
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
     except (OSError, SafetensorError) as error:
         if is_for_want_of_room(error):
             raise DiskFull(f"The model {path}", "No space left on device") from error

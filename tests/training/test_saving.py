@@ -65,6 +65,25 @@ def test_a_failed_write_leaves_the_old_file(
     assert [each.name for each in tmp_path.iterdir()] == [path.name]
 
 
+def test_what_a_death_left_is_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Died(BaseException):
+        pass
+
+    def die(tensors, draft, metadata) -> None:
+        Path(draft).write_bytes(b"half")
+        raise Died
+
+    layout, path = Layout.of(model()), tmp_path / "model.safetensors"
+    with monkeypatch.context() as patched:
+        patched.setattr("ppdl_mq.training.saving.save_file", die)
+        patched.setattr("ppdl_mq.training.saving.shutil.rmtree", lambda *_, **__: None)  # nothing is run after a kill
+        with pytest.raises(Died):
+            save_model(path, layout, flatten.flatten(model()))
+    assert list(tmp_path.iterdir())
+    save_model(path, layout, flatten.flatten(model()))
+    assert [each.name for each in tmp_path.iterdir()] == [path.name]
+
+
 def test_another_model_a_damaged_file_and_no_file(tmp_path: Path) -> None:
     module = model()
     path = tmp_path / "model.safetensors"

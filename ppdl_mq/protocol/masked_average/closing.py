@@ -34,9 +34,7 @@ class ClosingSteps(Flow):
         """Return the number of the step that was finished before this one; 0 for the initial weights."""
         if step <= 1:
             return 0
-        every = self.rules.evaluate_every
-        is_evaluated = every > 0 and ((step - 1) // 2) % every == 0
-        return step - 1 if step % 2 == 0 or is_evaluated else step - 2
+        return step - 1 if step % 2 == 0 or self._is_evaluated((step - 1) // 2) else step - 2
 
     def _part(self, state: RoundState, names: Iterable[str], step: int, *, awaited: Iterable[str]) -> Step:
         """Tell peers that this one has finished a step, and begins no other with them.

@@ -60,6 +60,11 @@ class Flow:
         """Sign ABANDON of the attempt that this peer is in, in which it has released nothing."""
         raise NotImplementedError
 
+    def _is_evaluated(self, number: int) -> bool:
+        """Tell whether a round is followed by an evaluation."""
+        every = self.rules.evaluate_every
+        return every > 0 and (number == self.terms.rounds or number % every == 0)
+
     def _shards(self, state: RoundState) -> Shards:
         words = EVALUATION_WORDS if state.is_evaluation else self.terms.words
         return Shards(words * state.word // 8, len(state.members))

@@ -235,6 +235,4 @@ class RoundSteps(TotalSteps, MembershipSteps):
 
     def _next_step(self, state: RoundState) -> int:
         """Return the number of the step after this one, unless the trial ends."""
-        every = self.rules.evaluate_every
-        is_evaluated = every > 0 and (state.round == self.terms.rounds or state.round % every == 0)
-        return state.step + (1 if state.is_evaluation or is_evaluated else 2)
+        return state.step + (1 if state.is_evaluation or self._is_evaluated(state.round) else 2)
