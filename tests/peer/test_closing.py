@@ -69,7 +69,8 @@ def test_one_that_is_stopped_while_it_is_closing_goes_on_and_ends(
     stopped = threading.Event()
     for _ in range(600):
         runners = list(trial.runners.values())
-        if len(runners) == len(threads) and all(each.state.phase is Phase.CLOSING for each in runners):
+        are_closing = len(runners) == len(threads) and all(each.state.phase is Phase.CLOSING for each in runners)
+        if are_closing and all(each.model_path.exists() for each in runners):  # it is written right after
             break
         stopped.wait(0.1)
     first, *_ = names = trial.manifest.peer_names

@@ -206,15 +206,22 @@ def test_a_channel_that_the_relay_closes(make: Callable[..., Scene], hold: Hold)
     scene.finish()
 
 
-def test_a_queue_that_refuses_what_is_over_its_length(node: RabbitNode, make: Callable[..., Scene]) -> None:
+def test_a_queue_that_refuses_what_is_over_its_length(
+    node: RabbitNode, make: Callable[..., Scene], caplog: pytest.LogCaptureFixture
+) -> None:
     """The relay answers with nacks; what it did not take is published again until it does."""
     scene = make("fully-connected")
-    names = scene.manifest.peer_names
+    *others, late = names = scene.manifest.peer_names
+    with scene.open(late) as relay, node.channel() as channel:
+        relay.declare(late)
+        channel.basic_publish("", f"{scene.prefix}.{late}", b"fills it")
     policy = json.dumps({"max-length": 0, "overflow": "reject-publish"})
     node.ctl("set_policy", scene.manifest.name, f"^{scene.prefix}\\.", policy, "--apply-to", "queues")
-    scene.start()
-    waiting = {name: {other for other in names if other != name} for name in names}
-    eventually(lambda: {name: set(scene.trial.status(name).get("unsent", ())) for name in names}, waiting)
+    scene.start(*others)
+    for name in others:
+        eventually(lambda name=name: scene.trial.status(name).get("unsent"), {late: 1})
+    assert [record.message.count("did not take") for record in caplog.records].count(1) >= len(others)
+    scene.start(late)
     node.ctl("clear_policy", scene.manifest.name)
     scene.finish()
     assert [scene.trial.runners[name].link.reconnects for name in names] == [0, 0, 0]
