@@ -7,11 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from ppdl_mq.protocol.terms import WEIGHTS
-from ppdl_mq.transport.opening import open_transport
 from tests.processes import Process, Processes
 from tests.rabbit import RabbitNode
-from tests.transport.relays import rabbit_address
 from tests.trials.exact import assert_equal_bits, expected_state
 from tests.trials.files import TrialFiles
 
@@ -70,9 +67,6 @@ def test_a_broker_that_comes_late_and_goes_in_the_middle(
     tmp_path: Path, started: Processes, rabbit: RabbitNode
 ) -> None:
     files = TrialFiles(tmp_path, ("anna", "bert"), broker=rabbit.url(), new=LONG)
-    with open_transport(rabbit_address(rabbit), trial="small", prefix="ppdl", peer="anna") as relay:
-        for address in ("anna", "bert", WEIGHTS):  # queues killed in their first second may stay without a leader
-            relay.declare(address)
     rabbit.stop()
     peers = {peer: started.start(*files.run_arguments(peer)) for peer in files.names}
     for process in peers.values():
