@@ -59,6 +59,39 @@ def test_the_script_does_what_the_definitions_do(bare_node: RabbitNode, tmp_path
         bare_node.ctl("authenticate_user", user, (tmp_path / "passwords" / f"{peer}.password").read_text().strip())
 
 
+def test_the_script_runs_again_and_over_what_is_there(bare_node: RabbitNode, tmp_path: Path) -> None:
+    """The password of a user that exists is somebody's: it is not set, and no file claims another."""
+    manifest = manifest_for(("anna", "bert", "cleo"), name="again", protocol="fully-connected")
+    names = {"anna": "again-anna", "bert": 'Spital Zürich\'s \\ "again"', "cleo": "again"}  # one in another's name
+    trial = PlannedTrial(bare_node, manifest, tmp_path, users=names)
+    passwords = tmp_path / "passwords"
+    bare_node.ctl("add_vhost", trial.vhost, "--description", "of somebody", "--tags", "kept")
+    bare_node.ctl("add_user", names["anna"], "anna's own")
+    bare_node.ctl("set_user_tags", names["anna"], "monitoring")
+    bare_node.ctl("add_user", "again-anna-2", "not asked for")
+
+    said = run_lines(bare_node, tmp_path, f"{{ {setup_script(trial.plan)}\n}} 2>&1")
+    assert f"The user {names['anna']} exists" in said
+    assert said.count(" exists:") == 1
+    assert sorted(file.name for file in passwords.iterdir()) == ["bert.password", "cleo.password"]
+    whole = state(trial)
+    assert all(whole[section] for section in LISTS)
+
+    bare_node.ctl("change_password", names["bert"], "bert's own")  # the administrator's way is not in the file
+    bare_node.ctl("clear_policy", "--vhost", trial.vhost, trial.plan.policy.name)  # stopped halfway, say
+    bare_node.ctl("clear_permissions", "--vhost", trial.vhost, names["cleo"])
+    said = run_lines(bare_node, tmp_path, f"{{ {setup_script(trial.plan)}\n}} 2>&1")
+    assert said.count(" exists:") == 3
+    assert state(trial) == whole
+    own = {"anna": "anna's own", "bert": "bert's own", "cleo": (passwords / "cleo.password").read_text().strip()}
+    for peer, password in own.items():
+        bare_node.ctl("authenticate_user", names[peer], password)
+    users = bare_node.ctl("list_users", "--silent", "--no-table-headers").splitlines()
+    assert f"{names['anna']}\t[monitoring]" in users
+    vhosts = bare_node.ctl("list_vhosts", "--silent", "--no-table-headers", "name", "description", "tags").splitlines()
+    assert f"{trial.vhost}\tof somebody\tkept" in vhosts
+
+
 def test_the_lines_for_what_amqp_does_not_show_print_it(bare_node: RabbitNode, tmp_path: Path) -> None:
     """This version refuses some columns that later ones have."""
     manifest = manifest_for(("anna", "bert"), name="unseen", protocol="server-aided")

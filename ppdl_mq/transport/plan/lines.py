@@ -18,28 +18,41 @@ USER_LIMITS: Final = {"max-connections": 16, "max-channels": 128}
 def setup_script(plan: Plan) -> str:
     """Return a shell script that does the same as importing the definitions, line by line, and sets passwords.
 
-    `rabbitmqctl` makes no exchanges, queues and bindings; the script imports those, and those alone.
+    `rabbitmqctl` makes no exchanges, queues and bindings; the script imports those, and those alone. It can be run
+    again, and where users and vhost exist: unlike an import it leaves passwords, tags and descriptions as they are.
     """
     choices = plan.choices
     lines = [
         "#!/bin/sh",
         f"# What the trial {plan.trial} needs, with rabbitmqctl: the same as `rabbitmqctl import_definitions` with",
         "# definitions.json. Run it whole, or only the lines that you need, as a user who may run rabbitmqctl.",
+        "# It is safe to run again: no password of a user that exists is set, and a vhost that exists stays as it is.",
         "set -eu",
+        'has() { printf "%s\\n" "$1" | cut -f 1 | grep -Fqx -e "$2"; }   # whether a list holds a name',
     ]
     if not choices.existing_vhost:
-        lines += ["", _line("add_vhost", choices.vhost)]
+        lines += [
+            "",
+            "vhosts=$(rabbitmqctl list_vhosts --silent --no-table-headers name)",
+            f'has "$vhosts" {shlex.quote(choices.vhost)} || {_line("add_vhost", choices.vhost)}',
+        ]
     if not choices.existing_users:
         lines += [
             "",
             "# One user for each peer. The first line of its file is the password; where there is none, it is made.",
             f"umask 077; mkdir -p {PASSWORD_FOLDER}",
+            "users=$(rabbitmqctl list_users --silent --no-table-headers)",
         ]
         for each in plan.rights:
             file = _password_file(each.peer)
+            stays = f"The user {each.user} exists: password and tags stay, its rights in {choices.vhost} are set."
             lines += [
-                f"[ -s {file} ] || openssl rand -base64 24 > {file}",
-                f"{_line('add_user', each.user)} < {file}",
+                f'if has "$users" {shlex.quote(each.user)}; then',
+                f"    printf '%s\\n' {shlex.quote(stays)} >&2",  # some shells' echo changes backslashes
+                "else",
+                f"    [ -s {file} ] || openssl rand -base64 24 > {file}",
+                f"    {_line('add_user', each.user)} < {file}",
+                "fi",
             ]
     lines += ["", "# configure, write, read"]
     lines += [
