@@ -7,6 +7,7 @@
 definitions.json is that of the whole trial, as for one broker. What is printed has the trial's exchange, the inboxes
 and users of the peers of this site, one link to the other broker, and one user, `link-SITE`, by which that broker's own
 link logs in, with rights to what is meant for its peers and no more. The other site swaps --here and --there.
+With --afterwards instead of --uri FILE it prints the lines of rabbitmqctl that remove all of that after the trial.
 
 All is made beforehand and stays: nothing is declared, linked or removed while a trial runs, but for the one queue
 that federation makes at its upstream when the link comes up for the first time.
@@ -17,6 +18,7 @@ from __future__ import annotations
 import argparse
 import json
 import re
+import shlex
 import sys
 from pathlib import Path
 from typing import Any
@@ -69,6 +71,58 @@ def cut(whole: dict[str, Any], *, here: Site, there: Site, by: str, uri: str) ->
     join = _federation if by == "federation" else _shovel
     join(answer, exchange, vhost, there, uri)
     return answer
+
+
+def removal(answer: dict[str, Any], *, here: Site, there: Site, by: str) -> list[str]:
+    """Return the lines that take away what one site imported, and what the other site's link made there.
+
+    Args:
+        answer: what `cut` returned for this site.
+        here: this site.
+        there: the other site.
+        by: as for `cut`.
+    """
+    exchange, vhost = answer["exchanges"][0]["name"], answer["exchanges"][0]["vhost"]
+    link = f"link-{there[0]}"
+    peers = [each["user"] for each in answer["permissions"] if each["user"] != link]
+    lines = [
+        f"# After the trial, at {here[0]}, whether the other site has done the same yet or not; the peers have ended.",
+        f"# Is nothing else in the vhost? Then this, and the lines with delete_user: {_line('delete_vhost', vhost)}",
+        "",
+        "# First the other site's link loses its user, and so its connection: it makes nothing again.",
+        _line("delete_user", link),
+    ]
+    for_links = [(each["component"], each["name"]) for each in answer["parameters"]]
+    lines += [_line("clear_parameter", "--vhost", vhost, *each) for each in for_links]
+    lines += [_line("clear_policy", "--vhost", vhost, each["name"]) for each in answer["policies"]]
+    lines += [_line("delete_queue", "--vhost", vhost, each["name"]) for each in answer["queues"]]
+    exchanges = [exchange]
+    if by == "federation":
+        own = f"federation: {exchange} -> {there[0]}"
+        gone = "   # gone where the other site's link ended first, or never came up"
+        lines.append(f"{_line('delete_queue', '--vhost', vhost, own)} || true{gone}")
+        exchanges += [f"{own} A", f"{own} B"]
+    lines += ["", "# rabbitmqctl has no line for exchanges; where one is gone already this says not_found."]
+    lines += [_line("eval", _delete_exchange(vhost, each)) for each in exchanges]
+    lines += ["", "# What the peers' users could do here."]
+    for user in peers:
+        lines.append(_line("clear_topic_permissions", "--vhost", vhost, user, exchange))
+        lines.append(_line("clear_permissions", "--vhost", vhost, user))
+    made = [each["name"] for each in answer["users"] if each["name"] != link]
+    if made:
+        lines += ["", "# The users, if they are in no other trial:", *(_line("delete_user", each) for each in made)]
+    return lines
+
+
+def _delete_exchange(vhost: str, name: str) -> str:
+    """Return an Erlang expression, which RabbitMQ 3.10.8 was given."""
+    place, named = (json.dumps(each, ensure_ascii=False) for each in (vhost, name))
+    resource = f"rabbit_misc:r(<<{place}/utf8>>, exchange, <<{named}/utf8>>)"
+    return f'rabbit_exchange:delete({resource}, false, <<"rabbitmqctl">>).'
+
+
+def _line(*words: str) -> str:
+    return shlex.join(("rabbitmqctl", *words))
 
 
 def _part(whole: dict[str, Any], exchange: str, peers: list[str]) -> dict[str, Any]:
@@ -202,20 +256,25 @@ def main() -> int:
     parser.add_argument("--here", required=True, type=_site, metavar="SITE=PEERS", help="this broker's site")
     parser.add_argument("--there", required=True, type=_site, metavar="SITE=PEERS", help="the other broker's site")
     parser.add_argument("--by", choices=("federation", "shovel"), default="federation", help="how they are joined")
-    parser.add_argument(
-        "--uri", required=True, type=Path, metavar="FILE", help="holds the other broker's URI: a secret"
-    )
-    parser.add_argument("--without-tls", action="store_true", help="allow amqp:// in it")
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--uri", type=Path, metavar="FILE", help="holds the other broker's URI: a secret")
+    what.add_argument("--afterwards", action="store_true", help="print the lines that remove it all after the trial")
+    parser.add_argument("--without-tls", action="store_true", help="allow amqp:// in the URI")
     options = parser.parse_args()
     try:
-        uri = _checked_uri(options.uri.read_text(encoding="utf-8").strip(), without_tls=options.without_tls)
+        uri = ""
+        if options.uri is not None:
+            uri = _checked_uri(options.uri.read_text(encoding="utf-8").strip(), without_tls=options.without_tls)
         whole = json.loads(options.definitions.read_text(encoding="utf-8"))
         answer = cut(whole, here=options.here, there=options.there, by=options.by, uri=uri)
     except KeyError as missing:
         parser.error(f"{options.definitions} holds no definitions of a trial: it lacks {missing}.")
     except (OSError, ValueError, Unusable) as error:
         parser.error(str(error))
-    print(json.dumps(answer, indent=2))
+    if options.afterwards:
+        print("\n".join(removal(answer, here=options.here, there=options.there, by=options.by)))
+    else:
+        print(json.dumps(answer, indent=2))
     return 0
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -159,6 +160,25 @@ def test_what_waits_to_cross_has_an_inbox_limit_for_each_peer_behind_it(by: str,
     if by == "federation":  # a classic queue, to which a policy with this key would not apply
         del definition["delivery-limit"]
     assert limits == definition | {"max-length-bytes": 2000}
+
+
+@pytest.mark.parametrize("by", ["federation", "shovel"])
+def test_the_lines_for_afterwards_name_whatever_was_imported(by: str, run: Any, tmp_path: Path) -> None:
+    """tests/trials/test_two_brokers.py runs them."""
+    answer = json.loads(run("--by", by).stdout)
+    command = [sys.executable, SCRIPT, tmp_path / "all.json", "--here", NORTH, "--there", SOUTH, "--by", by]
+    done = subprocess.run([*command, "--afterwards"], capture_output=True, text=True, timeout=60, check=True)
+    lines = [shlex.split(line, comments=True) for line in done.stdout.splitlines() if not line.startswith("#")]
+    removed = {(words[1], words[-1]) for words in lines if words}
+    removed |= {(words[1], words[4]) for words in lines if words[1:2] == ["delete_queue"]}
+    expected = {("delete_user", each) for each in names(answer, "users")}
+    expected |= {("clear_parameter", each) for each in names(answer, "parameters")}
+    expected |= {("clear_policy", each) for each in names(answer, "policies")}
+    expected |= {("delete_queue", each) for each in names(answer, "queues")}
+    expected |= {("clear_permissions", each) for each in ("cleveland", "va")}  # the link's go with its user
+    assert expected <= removed
+    assert any(what == "eval" and '<<"ppdl.heart"/utf8>>' in said for what, said in removed)
+    assert "a-password" not in done.stdout
 
 
 def test_users_of_other_names_than_the_peers(run: Any) -> None:

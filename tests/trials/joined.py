@@ -58,6 +58,7 @@ class TwoSites:
         for name in everybody:
             (self.folder / f"{name}.password").write_text(self.password(name))
         whole = self.folder / "all.json"
+        self.afterwards: dict[str, str] = {}
         plan = make_plan(
             manifest_for(tuple(everybody), name=self.trial), Choices(vhost=self.vhost, max_queue_bytes=MAX_QUEUE_BYTES)
         )
@@ -68,13 +69,10 @@ class TwoSites:
             uri.write_text(
                 f"amqps://{login}@127.0.0.1:{self.nodes[there].tls_port}/{self.vhost}?{self.nodes[there].tls_options()}"
             )
-            made = script(
-                "site_definitions.py",
-                str(whole),
-                *("--here", f"{here}={','.join(SITES[here])}", "--there", f"{there}={','.join(SITES[there])}"),
-                *("--by", self.by, "--uri", str(uri)),
-            )
-            self.definitions[here] = json.loads(made)
+            who = ("--here", f"{here}={','.join(SITES[here])}", "--there", f"{there}={','.join(SITES[there])}")
+            common = ("site_definitions.py", str(whole), *who, "--by", self.by)
+            self.definitions[here] = json.loads(script(*common, "--uri", str(uri)))
+            self.afterwards[here] = script(*common, "--afterwards")
             self._make_quick(here)
 
     def _make_quick(self, site: str) -> None:

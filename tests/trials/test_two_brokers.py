@@ -17,6 +17,7 @@ from pika.exceptions import ChannelClosedByBroker
 
 from ppdl_mq.config.manifest import Manifest
 from ppdl_mq.errors import RelayRefused
+from tests.brokers.planned import run_lines
 from tests.rabbit import MAX_MESSAGE_BYTES
 from tests.transport.relays import eventually, new_trial
 from tests.trial import TrialInProcess, manifest_for, split_for
@@ -242,6 +243,81 @@ def test_what_is_too_large_for_the_other_broker_waits_for_its_limit(by: str, joi
         south.ctl("eval", f"application:set_env(rabbit, max_message_size, {MAX_MESSAGE_BYTES}).")
     eventually(lambda: sites.waiting("south", f"{sites.exchange}.bert"), 2)
     eventually(lambda: sites.waiting("north", crossing), 0)
+
+
+# --- afterwards ------------------------------------------------------------------------------------------------------
+
+
+def in_users(sites: TwoSites, site: str) -> set[str]:
+    said = sites.nodes[site].ctl("list_users", "--silent", "--no-table-headers")
+    return {line.split("\t")[0] for line in said.splitlines()}
+
+
+def named(sites: TwoSites, site: str) -> list[str]:
+    """Return the exchanges and queues of the vhost, those too that no export of definitions has."""
+    commands = ("list_exchanges", "list_queues")
+    said = [sites.nodes[site].ctl(each, "--vhost", sites.vhost, "--silent", "name") for each in commands]
+    return sorted("".join(said).splitlines())
+
+
+def at(site: str, topology: dict[str, list[str]]) -> dict[str, list[str]]:
+    return {section: items for section, items in topology.items() if section.startswith(site)}
+
+
+@pytest.mark.parametrize("by", WAYS)
+def test_the_lines_for_afterwards_leave_nothing_but_what_was_there(
+    by: str, join: Callable[[str], TwoSites], tmp_path: Path
+) -> None:
+    """In a vhost that others use, one site after the other: the link that is still there makes nothing again."""
+    sites = join(by)
+    for node in sites.nodes.values():  # what is not this trial's
+        node.ctl("add_vhost", sites.vhost)
+        node.ctl("set_permissions", "--vhost", sites.vhost, "guest", ".*", ".*", ".*")
+        node.ctl("set_policy", "--vhost", sites.vhost, "ppdl.other", "^ppdl.other", '{"max-length": 9}')
+        with node.channel(sites.vhost) as channel:
+            channel.exchange_declare("ppdl.other", exchange_type="topic", durable=True)
+            channel.queue_declare("ppdl.other.anna", durable=True)
+            channel.queue_bind("ppdl.other.anna", "ppdl.other", "anna")
+    before, there_before = sites.topology(), {site: named(sites, site) for site in SITES}
+    sites.give()
+    sites.until_linked()
+    sites.part("south")  # a link that is down leaves its queue behind, with what waits in it
+    with sites.nodes["north"].channel(sites.vhost) as channel:
+        channel.basic_publish(sites.exchange, "bert", b"never fetched")
+    eventually(lambda: sites.waiting("north", sites.crossing("south")), 1)
+    sites.rejoin("south")
+    sites.until_linked()
+    assert at("north", sites.topology()) != at("north", before)
+
+    for site, other in (("north", "south"), ("south", "north")):
+        refused_before = sites.log(site).count(f"'link-{other}'")
+        run_lines(sites.nodes[site], tmp_path, sites.afterwards[site])
+        if site == "north":  # the other site's link comes back again and again, and nobody lets it in
+            eventually_over(lambda: sites.log("north").count("'link-south'"), refused_before + 2)
+        assert at(site, sites.topology()) == at(site, before)
+        assert named(sites, site) == there_before[site]
+        assert not in_users(sites, site) & {*SITES[site], f"link-{other}"}
+        assert "guest" in in_users(sites, site)
+    assert sites.topology() == before
+
+
+def test_without_the_vhost_and_the_users_nothing_is_left(join: Callable[[str], TwoSites], tmp_path: Path) -> None:
+    """The short way, where the vhost is the trial's own; at one site while the other's link is up."""
+    sites = join("federation")
+    sites.give()
+    sites.until_linked()
+    for site in SITES:
+        lines = sites.afterwards[site].splitlines()
+        short = [line.partition("delete_user: ")[2] for line in lines if line.startswith("# Is nothing else in")]
+        short += [line for line in lines if line.startswith("rabbitmqctl delete_user ")]
+        assert len(short) == 4
+        run_lines(sites.nodes[site], tmp_path, "\n".join(short))
+        assert not any(at(site, sites.topology()).values())
+        assert in_users(sites, site) & {"anna", "bert", "cleo", "dora", "link-north", "link-south"} == set()
+        exported = (sites.folder / f"{site}.export.json").read_text()
+        assert sites.vhost not in exported
+    for node in sites.nodes.values():
+        node.ctl("add_vhost", sites.vhost)  # for the fixture, which removes it
 
 
 # --- server-aided ----------------------------------------------------------------------------------------------------
