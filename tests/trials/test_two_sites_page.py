@@ -1,0 +1,182 @@
+"""docs/OPERATIONS.md, "Two sites, two brokers": both pages to the letter, at two real nodes, for a whole trial."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from tests.cli.test_readme import records
+from tests.rabbit import RabbitNode, free_ports
+from tests.transport.relays import eventually
+from tests.trials.joined import OTHER, PLUGINS, ROOT, SERVER_NAME
+
+PAGE = (ROOT / "docs" / "OPERATIONS.md").read_text(encoding="utf-8")
+SITES = {"north": ("cleveland", "va"), "south": ("hungary", "switzerland")}
+EVERYBODY = sorted(name for names in SITES.values() for name in names)
+LIMIT_S = 240
+# The node of the tests has its own of these.
+NOT_HERE = ("listeners.", "log.", "max_message_size", "disk_free_limit")
+
+
+def blocks() -> dict[str, str]:
+    """Return the blocks marked `<!-- run: NAME -->`, by name."""
+    return dict(re.findall(r"<!-- run: ([a-z]+) -->\n```sh\n(.*?)```", PAGE, re.DOTALL))
+
+
+class Site:
+    """One site: its administrator's folder, its organisations' folder, and its broker.
+
+    Args:
+        name: of the site.
+        folder: empty.
+        tls: with ca.pem, server.pem and server.key.
+    """
+
+    def __init__(self, name: str, folder: Path, tls: Path) -> None:
+        self.name, self.folder = name, folder
+        (self.port,) = free_ports(1)
+        self.node: RabbitNode | None = None
+        self.ports: dict[str, int] = {}  # of both sites
+        self.tools = folder / "tools"
+        self.tools.mkdir(parents=True)
+        (folder / "etc").mkdir()
+        for each in ("brokers", "scripts"):
+            (folder / each).symlink_to(ROOT / each)
+        for each in ("ca.pem", "server.pem", "server.key"):
+            (folder / each).write_bytes((tls / each).read_bytes())
+        self._tool("ppdl-mq", f'exec "{sys.executable}" -m ppdl_mq.cli.main "$@"')
+        self._tool("systemctl", "true")
+        lines = re.findall(r"^`?(here=[^`\n]*)", PAGE, re.MULTILINE)
+        (self.names,) = [line for line in lines if line.startswith(f"here={name};")]
+
+    def start(self) -> None:
+        """Start its broker with the files that the page put into /etc/rabbitmq."""
+        etc = self.folder / "etc"
+        lines = (etc / "rabbitmq.conf").read_text().splitlines()
+        config = "".join(f"{line}\n" for line in lines if line and not line.startswith(("#", *NOT_HERE)))
+        config = config.replace("/etc/rabbitmq", str(etc))
+        assert f"cluster_name = {self.name}\n" in config
+        assert (etc / "enabled_plugins").read_text() == f"[{','.join(PLUGINS)}].\n"
+        self.node = RabbitNode(config=f"{config}listeners.ssl.1 = 127.0.0.1:{self.port}\n", plugins=PLUGINS)
+        self.node.start()
+        exports = "\n".join(f"export {name}='{value}'" for name, value in self.node._environment().items())
+        rabbitmqctl = f'exec "{self.node._scripts}/rabbitmqctl" --node {self.node.name} "$@"'
+        self._tool("rabbitmqctl", f"{exports}\n{rabbitmqctl}")
+
+    def _tool(self, name: str, body: str) -> None:
+        (self.tools / name).write_text(f"#!/bin/sh\n{body}\n")
+        (self.tools / name).chmod(0o700)
+
+    def run(self, block: str) -> str:
+        """Run a block of the page; what differs from it are paths, ports, and the group of the package."""
+        script = f"{self.names}\n{block}".replace(" -g rabbitmq", "")
+        script = re.sub(r"other=relay\.\w+\.example\.org", f"other={SERVER_NAME}", script)
+        for site, port in self.ports.items():
+            script = script.replace(f"relay.{site}.example.org:5671", f"127.0.0.1:{port}")
+        script = script.replace("@$other:5671", f"@127.0.0.1:{self.ports[OTHER[self.name]]}")
+        script = script.replace("/etc/rabbitmq", str(self.folder / "etc"))
+        done = subprocess.run(
+            ["bash", "-euo", "pipefail", "-c", script],
+            cwd=self.folder,
+            env=os.environ | {"PATH": f"{self.tools}:{os.environ['PATH']}", "PYTHONPATH": str(ROOT)},
+            capture_output=True,
+            text=True,
+            timeout=LIMIT_S,
+            check=False,
+        )
+        assert done.returncode == 0, f"{script}\n{done.stdout}{done.stderr}"
+        return done.stdout
+
+
+@pytest.fixture
+def sites(rabbit_is_installed: None, tmp_path: Path) -> Iterator[dict[str, Site]]:
+    """Both sites, without brokers yet; those are removed at the end."""
+    make_ca = [sys.executable, str(ROOT / "brokers" / "tls" / "make_ca.py"), str(tmp_path / "tls")]
+    make_ca += ["--server", SERVER_NAME, "--server", "127.0.0.1"]
+    subprocess.run(make_ca, capture_output=True, timeout=60, check=True)
+    made = {name: Site(name, tmp_path / name, tmp_path / "tls") for name in SITES}
+    for site in made.values():
+        site.ports = {name: each.port for name, each in made.items()}
+    yield made
+    for site in made.values():
+        if site.node is not None:
+            site.node.remove()
+
+
+def hand_over(here: Site, there: Site, *names: str) -> None:
+    for name in names:
+        (there.folder / name).write_bytes((here.folder / name).read_bytes())
+
+
+def leads_to(site: Site, look: str) -> set[str]:
+    """Return for whom the lines of the page say that the way to the other site is there."""
+    rows = [
+        line.split("\t")
+        for line in site.run(f"{look.rstrip()} || true").splitlines()
+        if line.startswith("ppdl.heart\t")
+    ]
+    assert all(row[1].startswith(f"federation: ppdl.heart -> {OTHER[site.name]}") for row in rows)
+    return {row[2] for row in rows}
+
+
+def test_each_page_is_one_page() -> None:
+    section = PAGE.partition("## Two sites, two brokers\n")[2].partition("\n## ")[0]
+    pages = section.split("\n### ")[1:]
+    assert [page.partition("\n")[0] for page in pages] == ["The administrator's page", "An organisation's page"]
+    for page in pages:
+        shown = [line for line in page.splitlines() if line and not line.startswith(("<!--", "```"))]
+        assert len(shown) < 60
+        assert not re.search(r"\]\(", page), "a page that leans on another"
+
+
+@pytest.mark.rabbitmq
+@pytest.mark.slow
+@pytest.mark.xdist_group("two brokers")
+def test_both_pages_work_to_the_letter(sites: dict[str, Site]) -> None:
+    shown = blocks()
+    north, south = sites["north"], sites["south"]
+    of = {peer: sites[site] for site, peers in SITES.items() for peer in peers}
+    assert shown["names"].strip() == north.names
+    for seed, (peer, site) in enumerate(of.items()):
+        records(site.folder / f"{peer}.csv", seed=seed)
+        site.run(shown["identity"].replace("cleveland", peer))
+        hand_over(site, north, *({f"{peer}.line"} if site is south else ()))
+    north.run(shown["manifest"])
+    hand_over(north, south, "heart.toml")
+
+    for site in sites.values():
+        site.run(shown["once"])
+        site.start()
+        site.run(shown["link"])
+    hand_over(north, south, "link-south.password")
+    hand_over(south, north, "link-north.password")
+    for site in sites.values():
+        site.run(shown["trial"])
+    for name, site in sites.items():
+        eventually(partial(leads_to, site, shown["look"]), {*SITES[OTHER[name]]})
+        assert "running" in site.run(shown["look"])
+
+    scripts = {peer: {step: text.replace("cleveland", peer) for step, text in shown.items()} for peer in of}
+    for peer, site in of.items():
+        of_site = scripts[peer]["settings"].replace("relay.north", f"relay.{site.name}")
+        site.run(of_site)
+        said = site.run(scripts[peer]["check"])
+        assert f"warn    other inboxes     There is no inbox yet of {', '.join(SITES[OTHER[site.name]])}.\n" in said
+    with ThreadPoolExecutor(len(of)) as pool:
+        ran = {peer: pool.submit(site.run, scripts[peer]["peer"]) for peer, site in of.items()}
+        assert all("has ended" in each.result() for each in ran.values())
+    assert len({(site.folder / f"{peer}.safetensors").read_bytes() for peer, site in of.items()}) == 1
+
+    for site in sites.values():
+        site.run(shown["afterwards"])
+        assert site.node is not None
+        for what in ("users", "vhosts"):  # and so nothing else: tests/trials/test_two_brokers.py looks at all
+            assert site.node.ctl(f"list_{what}", "--silent", "--no-table-headers").split() == []
