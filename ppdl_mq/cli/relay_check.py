@@ -13,6 +13,7 @@ from pydantic import SecretStr
 
 from ppdl_mq.cli import exit_codes
 from ppdl_mq.cli.relay_parties import address_of, own_name
+from ppdl_mq.cli.relay_sizes import sizes_known
 from ppdl_mq.cli.terminal import Terminal, json_option, printable
 from ppdl_mq.config.broker import BrokerAddress
 from ppdl_mq.config.reading import read_manifest
@@ -76,7 +77,7 @@ def check(
         assert url is not None, "checked above"
         address = _from_options(url, password_env, password_file, ca_file, certificate_file, key_file)
         address = dataclasses.replace(address, declare=not no_declare)
-    wanted = None if trial is None else _wanted(trial, config, peer, address)
+    wanted = None if trial is None else _wanted(trial, config, peer, address, with_sizes=management is not None)
     findings: list[Finding] = []
     looks = examine_relay(
         address,
@@ -133,14 +134,16 @@ def _from_environment(name: str) -> SecretStr:
     return SecretStr(value)
 
 
-def _wanted(trial: Path, config: Path | None, peer: str | None, address: BrokerAddress) -> Wanted:
+def _wanted(trial: Path, config: Path | None, peer: str | None, address: BrokerAddress, *, with_sizes: bool) -> Wanted:
     manifest = read_manifest(trial)
     me = own_name(config, manifest, trial) if config is not None else peer or address.user
     if me is None:
         raise click.UsageError("--trial with a URL needs --peer, or a user in the URL, which says who we are.")
     if me not in {each.name for each in manifest.peers}:
         raise ManifestError(f"{me} is not one of the peers of {trial}.", hint="Give --peer NAME.")
-    return wanted_of(manifest, me)
+    wanted = wanted_of(manifest, me)
+    sizes = sizes_known(manifest) if with_sizes else None  # only the management shows limits, and torch takes seconds
+    return wanted if sizes is None else dataclasses.replace(wanted, queue_bytes=sizes.queue_limit)
 
 
 def _lines(finding: Finding) -> str:

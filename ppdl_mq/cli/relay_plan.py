@@ -9,13 +9,13 @@ from pathlib import Path
 import click
 
 from ppdl_mq.cli.arguments import file_argument
+from ppdl_mq.cli.relay_sizes import sizes_known
 from ppdl_mq.cli.terminal import Terminal, json_option
 from ppdl_mq.config import writing
-from ppdl_mq.config.manifest import MODELS, Manifest
 from ppdl_mq.config.reading import read_manifest
 from ppdl_mq.errors import ConfigError
 from ppdl_mq.report.relay_plan.page import DEFINITIONS, PAGE, SCRIPT, page
-from ppdl_mq.report.relay_plan.sizes import Sizes, readable, sizes_of
+from ppdl_mq.report.relay_plan.sizes import readable
 from ppdl_mq.transport.plan.definitions import definitions
 from ppdl_mq.transport.plan.lines import setup_script
 from ppdl_mq.transport.plan.making import make_plan
@@ -67,7 +67,7 @@ def plan(
       ppdl-mq relay plan heart.toml --out plan
     """
     manifest = read_manifest(file)
-    sizes = _sizes(manifest, weights_bytes)
+    sizes = sizes_known(manifest, weights_bytes)
     made = make_plan(
         manifest,
         Choices(
@@ -117,24 +117,6 @@ def _users(pairs: tuple[str, ...]) -> dict[str, str]:
             raise click.UsageError(f"--user names {peer} twice.")
         users[peer] = name
     return users
-
-
-def _sizes(manifest: Manifest, weights_bytes: int | None) -> Sizes | None:
-    """Build the model where it is the program's own; others' code is not run for this."""
-    if weights_bytes is not None:
-        # One word for each number of four bytes, as nearly all models have.
-        words = -(-weights_bytes // 4) if manifest.averaging is not None else 0
-        return sizes_of(manifest, weights_bytes=weights_bytes, vector_words=words)
-    if manifest.model.callable.partition(":")[0] != MODELS:
-        return None
-    # Imported here, because torch takes seconds.
-    from ppdl_mq.numeric.flatten import Layout
-    from ppdl_mq.peer.protocols import vector_words
-    from ppdl_mq.training.plugin import build_model, check_allowed
-
-    check_allowed(manifest.model.callable, (MODELS,))
-    layout = Layout.of(build_model(manifest.model, manifest.training))
-    return sizes_of(manifest, weights_bytes=layout.total_bytes, vector_words=vector_words(manifest, layout))
 
 
 def _write(folder: Path, files: dict[str, str]) -> list[Path]:

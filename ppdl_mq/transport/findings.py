@@ -53,6 +53,7 @@ class Wanted:
         peers: everybody's name, this peer's among them.
         shares_weights: whether the trial keeps its weights at the relay (server-aided).
         chunk_bytes: the largest message.
+        queue_bytes: what `relay plan` would let each queue hold; None where the size of the model is not known.
     """
 
     names: Names
@@ -60,6 +61,7 @@ class Wanted:
     peers: tuple[str, ...]
     shares_weights: bool
     chunk_bytes: int
+    queue_bytes: int | None = None
 
     @property
     def others(self) -> tuple[str, ...]:

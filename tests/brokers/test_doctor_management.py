@@ -11,6 +11,7 @@ import time
 import urllib.request
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pytest
 from pydantic import SecretStr
@@ -23,6 +24,7 @@ from ppdl_mq.transport.opening import examine_relay
 from ppdl_mq.transport.plan.making import UNLIMITED
 from ppdl_mq.transport.rabbitmq.doctor import certificates, management
 from tests.brokers.scene import free_port, of, wanted
+from tests.deployment.heart import heart_manifest, planned
 from tests.rabbit import RabbitNode, why_absent
 
 pytestmark = pytest.mark.rabbitmq
@@ -129,6 +131,35 @@ def test_the_policy_of_the_plan_is_right(node: ManagedNode) -> None:
         node.ctl("clear_policy", "planned")
     assert not of(findings, "fail"), findings
     assert not any("delivery-limit" in finding.says for finding in findings)
+
+
+def test_the_limit_that_the_plan_sets_is_no_warning(
+    node: ManagedNode, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """From the manifest to the line of the doctor, with nothing in between but the broker."""
+    manifest = heart_manifest(tmp_path, ("cleveland", "va"))
+    plan = planned(manifest, "--vhost", "/", "--existing-vhost")
+    limit = plan["sizes_bytes"]["queue_limit"]
+    (tmp_path / "definitions.json").write_text(json.dumps(plan["definitions"]))
+    node.ctl("import_definitions", str(tmp_path / "definitions.json"))
+    command = ("relay", "check", node.url(), "--peer", "cleveland", "--trial", str(manifest), "--json")
+    try:
+        for most, warns in ((limit, False), (limit - 1, True)):
+            name = f"ppdl.heart-{most}"
+            policy = plan["definitions"]["policies"][0]
+            definition = json.dumps(policy["definition"] | {"max-length-bytes": most})
+            node.ctl("set_policy", name, policy["pattern"], definition, "--apply-to", "queues", "--priority", "200")
+            for address in ("cleveland", "weights"):
+                until_shown(node, f"ppdl.heart.{address}", name)
+            assert run((*command, "--management", node.management)) == 0
+            findings = json.loads(capsys.readouterr().out)["findings"]
+            said = [each for each in findings if each["check"] == "policy" and "max-length-bytes" in each["says"]]
+            assert [each["result"] for each in said] == ["warn" if warns else "pass"] * 2
+            assert all(str(limit) in each["says"] + each.get("todo", "") for each in said)
+            node.ctl("clear_policy", name)
+    finally:
+        for address in ("cleveland", "va", "weights"):
+            node.ctl("delete_queue", f"ppdl.heart.{address}")
 
 
 def test_a_clock_that_is_far_off(node: ManagedNode, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,11 +17,19 @@ _SHORT_TIMEOUT_MS: Final = 3_600_000
 # limit: -1 does so from RabbitMQ 4.0 on, and 3.10.8 refuses it.
 _NO_LIMIT: Final = 1_000_000
 
+# So large a queue holds a round of any model that peers train here, where its size is not known.
+_PLENTY_BYTES: Final = 100 * 1000**3
+
 USUAL_DELIVERY_LIMIT: Final = 20  # of quorum queues since RabbitMQ 4.0, unless they are told otherwise
 
 
 def judge_queue(
-    broker: BrokerAddress, name: str, settings: Mapping[str, Any], *, from_policy: bool
+    broker: BrokerAddress,
+    name: str,
+    settings: Mapping[str, Any],
+    *,
+    from_policy: bool,
+    enough_bytes: int | None = None,
 ) -> Iterator[Finding]:
     """Say what a queue's settings mean for a trial.
 
@@ -30,6 +38,7 @@ def judge_queue(
         name: of the queue.
         settings: arguments (`x-message-ttl`, `durable`, ...) or the effective policy (`message-ttl`, ...).
         from_policy: which of the two.
+        enough_bytes: what `relay plan` would let the queue hold; None where that is not known.
     """
     said = {key.removeprefix("x-"): value for key, value in settings.items()}
     where = "a policy of" if from_policy else "the arguments of"
@@ -56,15 +65,8 @@ def judge_queue(
             todo="Ask the administrator to remove it, and to declare it anew as a quorum or classic queue.",
             line=ctl("delete_queue", name, vhost=broker.vhost),
         )
-    limits = [key for key in ("max-length", "max-length-bytes") if key in said]
-    if limits and said.get("overflow") == "reject-publish":
-        yield Finding(
-            check=check,
-            result="warn",
-            says=f"The queue {name} takes no more beyond {', '.join(f'{key} {said[key]}' for key in limits)}; "
-            "senders wait then.",
-            todo="That loses nothing. It must hold one round of messages of all peers, or the trial stands still.",
-        )
+    if said.get("overflow") == "reject-publish":
+        yield from _refusals(check, name, said, enough_bytes)
     yield from _returns(check, name, said)
     if not losses:
         kind = said.get("queue-type")
@@ -105,6 +107,29 @@ def _losses(said: Mapping[str, Any]) -> Iterator[str]:
     for key in ("max-length", "max-length-bytes"):
         if key in said and overflow != "reject-publish":
             yield f"that beyond {said[key]} ({key}) messages are dropped ({overflow})"
+
+
+def _refusals(check: str, name: str, said: Mapping[str, Any], enough_bytes: int | None) -> Iterator[Finding]:
+    """Look at how much a queue takes that refuses what is over its limit, and so loses nothing."""
+    limits = [key for key in ("max-length", "max-length-bytes") if key in said]
+    most = said.get("max-length-bytes")
+    planned = "" if enough_bytes is None else f"; the plan of this trial says {enough_bytes}"
+    if isinstance(most, int) and most >= (_PLENTY_BYTES if enough_bytes is None else enough_bytes):
+        limits.remove("max-length-bytes")
+        yield Finding(
+            check=check,
+            result="pass",
+            says=f"The queue {name} holds {most} bytes (max-length-bytes){planned or ', more than any trial needs'}.",
+        )
+    if limits:
+        yield Finding(
+            check=check,
+            result="warn",
+            says=f"The queue {name} takes no more beyond {', '.join(f'{key} {said[key]}' for key in limits)}; "
+            "senders wait then.",
+            todo="That loses nothing. It must hold one round of messages of all peers, or the trial stands still"
+            f"{planned if 'max-length-bytes' in limits else ''}.",
+        )
 
 
 def _returns(check: str, name: str, said: Mapping[str, Any]) -> Iterator[Finding]:

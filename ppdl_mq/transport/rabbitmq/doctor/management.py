@@ -101,7 +101,7 @@ def ask_management(management: Management, broker: BrokerAddress, wanted: Wanted
         if wanted is not None:
             yield from _exchange(management, broker, wanted)
             for address in wanted.own_addresses:
-                yield from _queue(management, broker, wanted.names.queue(address), str(overview["rabbitmq_version"]))
+                yield from _queue(management, broker, wanted, address, str(overview["rabbitmq_version"]))
     except _Refused as refused:
         status = refused.args[0]
         closed = status in (401, 403)
@@ -185,17 +185,20 @@ def _exchange(management: Management, broker: BrokerAddress, wanted: Wanted) -> 
     )
 
 
-def _queue(management: Management, broker: BrokerAddress, name: str, version: str) -> Iterator[Finding]:
+def _queue(
+    management: Management, broker: BrokerAddress, wanted: Wanted, address: str, version: str
+) -> Iterator[Finding]:
+    name, enough_bytes = wanted.names.queue(address), wanted.queue_bytes
     found = _find(management, broker, f"queues/{quote(broker.vhost, safe='')}/{quote(name, safe='')}")
     if found is None:
         return  # told over AMQP
     own = {key: str(found[key]).lower() for key in ("durable", "auto_delete") if key in found}
     arguments = dict(found.get("arguments") or {}) | own | {"x-queue-type": found.get("type", "classic")}
-    yield from judge_queue(broker, name, arguments, from_policy=False)
+    yield from judge_queue(broker, name, arguments, from_policy=False, enough_bytes=enough_bytes)
     policy = dict(found.get("effective_policy_definition") or {})
     if has_usual_limit(version, {**arguments, **policy}):
         policy["delivery-limit"] = USUAL_DELIVERY_LIMIT
-    yield from judge_queue(broker, name, policy, from_policy=True)
+    yield from judge_queue(broker, name, policy, from_policy=True, enough_bytes=enough_bytes)
     members, online = found.get("members"), found.get("online")
     if isinstance(members, list) and isinstance(online, list) and len(online) < len(members):
         yield Finding(

@@ -91,7 +91,8 @@ def queue(session: Session, broker: BrokerAddress, wanted: Wanted, address: str)
         figures={"messages": messages, "readers": readers},
     )
     if may_make:
-        yield from judge_queue(broker, name, arguments_of(session, name, broker.queue_type), from_policy=False)
+        arguments = arguments_of(session, name, broker.queue_type)
+        yield from judge_queue(broker, name, arguments, from_policy=False, enough_bytes=wanted.queue_bytes)
     else:
         yield Finding(
             check=f"{check} arguments",
