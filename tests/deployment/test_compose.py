@@ -64,6 +64,46 @@ def test_compose_itself_takes_it(profiles: tuple[str, ...], compose: dict[str, A
     assert set(done.stdout.split()) >= chosen
 
 
+def as_compose_reads_it(compose: dict[str, Any]) -> dict[str, Any]:
+    """Return the services with all that is inherited, from compose itself where it is on this machine."""
+    command = composer()
+    if command is None:
+        return dict(compose["services"])
+    profiles = [option for name in ("cluster", "monitoring") for option in ("--profile", name)]
+    done = subprocess.run(
+        [*command, "--file", str(ROOT / "docker-compose.yml"), *profiles, "config"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    answer: dict[str, Any] = yaml.safe_load(done.stdout)["services"]
+    return answer
+
+
+def mounted(volume: str | dict[str, Any]) -> tuple[str, bool]:
+    """Return where a volume is, and whether for reading only; newer versions of compose write it out at length."""
+    if isinstance(volume, dict):
+        return str(volume["target"]), bool(volume.get("read_only"))
+    return volume.split(":")[1], volume.endswith(":ro")
+
+
+def test_a_peer_can_write_to_its_volume_and_tmp_alone_and_gains_no_rights(compose: dict[str, Any]) -> None:
+    services = as_compose_reads_it(compose)
+    for name in organisations(compose):
+        service = services[name]
+        assert service["read_only"] is True
+        assert [str(each).partition(":")[0] for each in service["tmpfs"]] == ["/tmp"]
+        assert service["cap_drop"] == ["ALL"]
+        assert service["security_opt"] == ["no-new-privileges:true"]
+        assert not {"cap_add", "privileged", "user", "pid", "ipc", "network_mode", "devices"} & service.keys()
+        writable = [where for where, is_read_only in map(mounted, service["volumes"]) if not is_read_only]
+        settings = tomllib.loads((ROOT / "peers" / name / "peer.toml").read_text())
+        assert len(writable) == 1
+        for path in (settings["state_dir"], settings["identity"]):
+            assert path.startswith(f"{writable[0]}/")
+
+
 def test_without_a_profile_there_are_one_broker_and_three_peers(compose: dict[str, Any]) -> None:
     always = {name for name, service in compose["services"].items() if "profiles" not in service}
     assert always == {"broker", *organisations(compose)}
@@ -82,6 +122,14 @@ def test_the_nodes_of_the_cluster_look_for_each_other(compose: dict[str, Any]) -
     nodes = {name: service for name, service in compose["services"].items() if name.startswith("broker")}
     assert sorted(looked_for) == sorted(service["hostname"] for service in nodes.values()) == sorted(nodes)
     for service in nodes.values():
+        (conf,) = [
+            each.split(":")[0] for each in service["volumes"] if each.endswith(":/etc/rabbitmq/rabbitmq.conf:ro")
+        ]
+        lines = (ROOT / conf).read_text().splitlines()
+        # One node that went on where the others pause would take what they know nothing of.
+        assert [line for line in lines if line.startswith("cluster_partition")] == [
+            "cluster_partition_handling = pause_minority"
+        ]
         assert "erlang-cookie" in service["secrets"]
         assert service["networks"]["default"]["aliases"] == ["relay.example.org"]
 
