@@ -165,6 +165,33 @@ def test_in_kubernetes_nothing_runs_as_root(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", FOLDERS)
+def test_in_kubernetes_a_peer_reaches_names_and_the_brokers_port_alone(name: str) -> None:
+    policy = manifests(name)["NetworkPolicy"]["spec"]
+    assert sorted(policy["policyTypes"]) == ["Egress", "Ingress"]  # without Egress in it nothing is held back
+    reached = [(port["protocol"], port["port"]) for rule in policy["egress"] for port in rule["ports"]]
+    broker = urlsplit(read_settings(PEERS / name / "peer.toml").broker.url).port
+    assert sorted(reached) == [("TCP", 53), ("TCP", broker), ("UDP", 53)]
+    assert not any("endPort" in port for rule in policy["egress"] for port in rule["ports"])
+
+
+@pytest.mark.parametrize("name", FOLDERS)
+def test_in_kubernetes_the_password_is_a_file_of_a_secret(name: str) -> None:
+    spec = pod(name)
+    (peer,) = spec["containers"]
+    file = str(read_settings(PEERS / name / "peer.toml").broker.password_file)
+    (mount,) = [each for each in peer["volumeMounts"] if each["mountPath"] == file]
+    (volume,) = [each for each in spec["volumes"] if each["name"] == mount["name"]]
+    assert set(volume["secret"]) == {"secretName", "defaultMode"}
+    assert volume["secret"]["defaultMode"] == 0o440  # root and the pod's group, to which `fsGroup` gives it
+    assert spec["securityContext"]["fsGroup"] == spec["securityContext"]["runAsGroup"]
+    assert mount["subPath"] == Path(file).name
+    for container in (*spec["initContainers"], *spec["containers"]):
+        assert [each for each in container.get("envFrom", ()) if "configMapRef" not in each] == []
+    first = spec["initContainers"][0]["volumeMounts"]
+    assert mount["name"] not in {each["name"] for each in first}  # which needs none
+
+
+@pytest.mark.parametrize("name", FOLDERS)
 def test_the_commands_in_kubernetes_parse(name: str) -> None:
     spec = pod(name)
     (first,), (peer,) = spec["initContainers"], spec["containers"]
