@@ -225,7 +225,7 @@ class SiteNode(RabbitNode):
     def __init__(self, site: str, tls: Path) -> None:
         (self.tls_port,) = free_ports(1)
         self.tls = tls
-        taken_over = ("cluster_name", "ssl_options.", "loopback_users.", "auth_mechanisms.")
+        taken_over = ("cluster_name", "ssl_options.", "loopback_users.", "auth_mechanisms.", "channel_max")
         lines = (ROOT / "brokers" / "federated" / "rabbitmq.conf").read_text().splitlines()
         config = "".join(f"{line}\n" for line in lines if line.startswith(taken_over))
         config = config.replace("cluster_name = north", f"cluster_name = {site}").replace("/etc/rabbitmq/tls", str(tls))

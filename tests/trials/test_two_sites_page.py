@@ -6,16 +6,15 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from pathlib import Path
 
 import pytest
 
 from tests.cli.test_readme import records
 from tests.rabbit import RabbitNode, free_ports
-from tests.transport.relays import eventually
 from tests.trials.joined import OTHER, PLUGINS, ROOT, SERVER_NAME
 
 PAGE = (ROOT / "docs" / "OPERATIONS.md").read_text(encoding="utf-8")
@@ -127,6 +126,19 @@ def leads_to(site: Site, look: str) -> set[str]:
     return {row[2] for row in rows}
 
 
+def is_running(site: Site, look: str) -> bool:
+    """Tell whether the page's lines say that the site's own link is there."""
+    return "status => running" in site.run(look)
+
+
+def until(look: Callable[[], bool]) -> None:
+    """Wait for a link, which tries every five seconds; each look is a few programs, slow on a busy machine."""
+    deadline = time.monotonic() + LIMIT_S
+    while not look():
+        assert time.monotonic() < deadline
+        time.sleep(0.5)  # between two looks at another process, which tells in no other way
+
+
 def test_each_page_is_one_page() -> None:
     section = PAGE.partition("## Two sites, two brokers\n")[2].partition("\n## ")[0]
     pages = section.split("\n### ")[1:]
@@ -161,8 +173,13 @@ def test_both_pages_work_to_the_letter(sites: dict[str, Site]) -> None:
     for site in sites.values():
         site.run(shown["trial"])
     for name, site in sites.items():
-        eventually(partial(leads_to, site, shown["look"]), {*SITES[OTHER[name]]})
-        assert "running" in site.run(shown["look"])
+        until(lambda site=site, name=name: leads_to(site, shown["look"]) == {*SITES[OTHER[name]]})  # type: ignore[misc]
+        until(lambda site=site: is_running(site, shown["look"]))  # type: ignore[misc]
+        said = site.run("rabbitmqctl list_connections --silent --no-table-headers user channels channel_max")
+        assert said
+        for user, channels, most in (line.split("\t") for line in said.splitlines()):
+            assert (user, most) == (f"link-{OTHER[name]}", "8")
+            assert int(channels) <= 4
 
     scripts = {peer: {step: text.replace("cleveland", peer) for step, text in shown.items()} for peer in of}
     for peer, site in of.items():
