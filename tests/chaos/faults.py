@@ -43,6 +43,16 @@ class World:
             return busy
         return self.draw.choice(at_work) if at_work else None
 
+    def node(self) -> RabbitNode | None:
+        """Choose a node that runs; None where another fault has left no broker that could be asked for anything."""
+        running = self.running()
+        return self.draw.choice(running) if running else None
+
+    def running(self) -> list[RabbitNode]:
+        """Return the nodes that run; none where they are no majority, since a cluster pauses then."""
+        running = [node for node in self.nodes if node.is_running]
+        return running if 2 * len(running) > len(self.nodes) else []
+
 
 Fault = Callable[[World], AbstractContextManager[None]]
 
@@ -108,23 +118,30 @@ def terminated(world: World) -> Iterator[None]:
 @contextmanager
 def broker_killed(world: World) -> Iterator[None]:
     """Kill -9 a node, any one of a cluster."""
-    node = world.draw.choice(world.nodes)
-    node.kill()
+    node = world.node()
+    with _killed(node):
+        yield
+
+
+@contextmanager
+def _killed(node: RabbitNode | None) -> Iterator[None]:
+    if node is not None:
+        node.kill()
     yield
-    node.start()
+    if node is not None:
+        node.start()
 
 
 @contextmanager
 def broker_killed_with_mail(world: World) -> Iterator[None]:
     """Kill -9 a node that holds messages for a dead peer, which nobody else has any more."""
-    victim = world.victim()
-    node = world.draw.choice(world.nodes)
+    victim, node = world.victim(), world.node()
     if victim is not None:
         world.trial.kill(victim)
-        _until_mail(world.nodes[0], world.trial.queue(victim))
-    node.kill()
-    yield
-    node.start()
+        if node is not None:
+            _until_mail(node, world.trial.queue(victim))
+    with _killed(node):
+        yield
     if victim is not None:
         world.trial.run(victim)
 
@@ -142,29 +159,31 @@ def _until_mail(node: RabbitNode, queue: str) -> None:
 @contextmanager
 def leader_killed(world: World) -> Iterator[None]:
     """Kill -9 the node that leads a queue of the trial."""
-    listed = world.nodes[0].ctl("list_queues", "--silent", "name", "leader").splitlines()
+    running = world.running()
+    listed = running[0].ctl("list_queues", "--silent", "name", "leader").splitlines() if running else []
     leaders = sorted(
         {line.split()[1] for line in listed if world.trial.manifest.name in line and len(line.split()) == 2}
     )
-    node = next((each for each in world.nodes if leaders and each.name == leaders[0]), world.nodes[0])
-    node.kill()
-    yield
-    node.start()
+    node = next((each for each in running if leaders and each.name == leaders[0]), running[0] if running else None)
+    with _killed(node):
+        yield
 
 
 @contextmanager
 def alarm(world: World) -> Iterator[None]:
     """Have the broker believe that it is out of memory: it takes no messages, and says so."""
-    node = world.draw.choice(world.nodes)
-    node.ctl("set_vm_memory_high_watermark", "0.000001")
+    node = world.node()
+    if node is not None:
+        node.ctl("set_vm_memory_high_watermark", "0.000001")
     yield
-    node.ctl("set_vm_memory_high_watermark", "0.4")
+    if node is not None:
+        node.ctl("set_vm_memory_high_watermark", "0.4")
 
 
 @contextmanager
 def connections_closed(world: World) -> Iterator[None]:
     """Have the administrator close all connections."""
-    for node in world.nodes:
+    for node in world.running():
         node.ctl("close_all_connections", "maintenance")
     yield
 
