@@ -22,6 +22,7 @@ from ppdl_mq.protocol.masked_average.machine import MaskedAverageMachine
 from ppdl_mq.protocol.phases import Phase
 from ppdl_mq.protocol.sequential import SequentialMachine
 from ppdl_mq.wire.kinds import Kind
+from tests.simulation.disk import Connection as Database
 from tests.simulation.story import story_of
 from tests.simulation.trial import check, undisturbed
 
@@ -63,6 +64,13 @@ def _remembers_nothing(real: Any) -> Any:
     return settle
 
 
+def _commits_a_half(real: Any) -> Any:
+    def execute(self: Database, sql: str, *given: Any) -> Any:
+        return real(self, "COMMIT" if sql == "ROLLBACK" else sql, *given)
+
+    return execute
+
+
 def _leaves_when_the_relay_has_its_last_word(real: Table) -> Table:
     def on_sent(self: MaskedAverageMachine, state: Any, event: Sent) -> Any:
         is_last = event.kind in (Kind.AGREE, Kind.DONE)
@@ -86,6 +94,7 @@ BREAKS: Breaks = {
     "publishes before the commit": (Runner, "_publish", _publishes_before_the_commit),
     "resumes nothing": (Driver, "resume", lambda _: lambda self: None),
     "sends nothing again": (Outbox, "resend", lambda _: lambda *_: None),
+    "commits half a transaction": (Database, "execute", _commits_a_half),
     "keeps no state": (Driver, "_journal_state", lambda _: lambda self: None),
 }
 
