@@ -171,7 +171,7 @@ class Node:
                 manifest,
                 simulation.identities[self.name],
                 journal,
-                cast(Worker, Work(self.name, self.watch.trains)),
+                cast(Worker, Work(self.name, self.watch.trains, simulation.story.grows_of(self.name))),
                 b"\x05" * 32,
                 Connection(simulation.relay, self),
                 broker_wait_s=1e9,

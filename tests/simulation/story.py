@@ -4,13 +4,22 @@ from __future__ import annotations
 
 import random
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
     from tests.simulation.trial import Simulation
 
 PROTOCOLS = ("server-aided", "fully-connected", "masked-average")
 NAMES = ("anna", "bert", "cleo", "dora")
+
+
+class Trial(NamedTuple):
+    """What a story is about: what the trial comes to when nothing goes wrong follows from this alone."""
+
+    protocol: str
+    count: int
+    changes: tuple[tuple[str, Any], ...] = ()
+    grows: tuple[tuple[str, int], ...] = ()
 
 
 @dataclass(kw_only=True)
@@ -22,6 +31,7 @@ class Story:
         protocol: of the trial.
         count: of peers.
         changes: to the manifest.
+        grows: (peer, round) in which what the peer trains does not fit 32 bits.
         patience_s: of the peers.
         calm_after_s: from when on the relay is honest, and nobody is killed any more.
         deaths: (peer, kind of moment or "" for any, how many of these it survives in each life).
@@ -33,6 +43,7 @@ class Story:
     protocol: str
     count: int
     changes: dict[str, Any] = field(default_factory=dict)
+    grows: tuple[tuple[str, int], ...] = ()
     patience_s: float = 300.0
     audit_rate: float = 0.0
     small_inline: bool = False
@@ -56,9 +67,12 @@ class Story:
     def is_hostile(self, simulation: Simulation) -> bool:
         return simulation.elapsed_s < self.calm_after_s
 
-    def calm(self) -> Story:
-        """The same trial, undisturbed."""
-        return Story(seed=0, protocol=self.protocol, count=self.count, changes=self.changes)
+    def grows_of(self, name: str) -> frozenset[int]:
+        return frozenset(number for who, number in self.grows if who == name)
+
+    @property
+    def trial(self) -> Trial:
+        return Trial(self.protocol, self.count, tuple(sorted(self.changes.items())), self.grows)
 
 
 MOMENTS = (
@@ -133,4 +147,13 @@ def story_of(seed: int) -> Story:
     if chance.random() < 0.15:  # a disk on which others write as well
         victim = chance.choice(story.names)
         story.events += [(chance.uniform(0, 60), "disk full", victim) for _ in range(8)]
+    if is_masked:
+        _add_overflows(story, random.Random(seed + 2_000_000_011))  # another: the rest of a seed's story stays
     return story
+
+
+def _add_overflows(story: Story, chance: random.Random) -> None:
+    if chance.random() < 0.25:
+        rounds = story.changes["training__epochs"]
+        grows = {(chance.choice(story.names), chance.randint(1, rounds)) for _ in range(chance.choice((1, 1, 2)))}
+        story.grows = tuple(sorted(grows))

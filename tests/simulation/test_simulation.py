@@ -9,12 +9,19 @@ import os
 
 import pytest
 
+from ppdl_mq.wire import canonical
 from tests.simulation.story import PROTOCOLS, Story, story_of
-from tests.simulation.trial import check, simulated
+from tests.simulation.trial import Simulation, check, simulated
 
 SEEDS = int(os.environ.get("SIMULATION_SEEDS", "2000"))
 FIRST = int(os.environ.get("SIMULATION_FIRST", "0"))
 BLOCK = 50
+
+
+def tried(simulation: Simulation) -> set[tuple[int, int]]:
+    """Return the steps in which somebody committed itself to a vector, with the bits of its words."""
+    found = [canonical.decode(context, limit_bytes=4_096) for context in simulation.contexts.values()]
+    return {(each["step"], each["word"]) for each in found}
 
 
 @pytest.mark.parametrize("block", range(-(-SEEDS // BLOCK)))
@@ -36,6 +43,11 @@ def test_an_undisturbed_trial_asks_for_nothing_twice(protocol: str) -> None:
     assert not simulation.faults
     assert set(simulation.trained.values()) == {1}
     assert all(node.watch.refused == 0 for node in simulation.nodes.values())
+
+
+def test_what_does_not_fit_32_bits_is_tried_again_in_64() -> None:
+    story = Story(seed=0, protocol="masked-average", count=3, changes={"training__epochs": 2}, grows=(("bert", 2),))
+    assert {each for each in tried(check(story)) if each[0] % 2} == {(1, 32), (3, 32), (3, 64)}
 
 
 @pytest.mark.parametrize("seed", [2, 34, 42])

@@ -7,10 +7,11 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from ppdl_mq.errors import Malformed, NotTaken, Unroutable
+from ppdl_mq.protocol.statements import context_digest
 from ppdl_mq.transport.base import Delivery
 from ppdl_mq.wire.header import Header, decode_header, split_part
 from ppdl_mq.wire.kinds import Kind
-from ppdl_mq.wire.messages import Message, Release
+from ppdl_mq.wire.messages import Agree, Commit, Message, Release
 
 if TYPE_CHECKING:
     from tests.simulation.node import Node
@@ -77,16 +78,20 @@ class Watch:
         if header.part == 0:
             found = node.db.read("SELECT 1 FROM outgoing WHERE header = ?", (associated,))
             self.holds(bool(found), f"publishes a {header.kind.name} that is not in its journal")
-            self._check_release(header)
+            self._look_into(header)
 
-    def _check_release(self, header: Header) -> None:
-        message = self._messages.get(header.message_id)
-        if isinstance(message, Release) and message.member == self._node.name:
-            contexts = self._released[header.turn]
-            contexts.add(message.context)
-            self.holds(len(contexts) == 1, f"releases the masks of step {header.turn} in two contexts")
-            everywhere = self._node.simulation.released[self._node.name, header.turn]
-            everywhere.add(message.context)
+    def _look_into(self, header: Header) -> None:
+        simulation, step = self._node.simulation, header.turn
+        match self._messages.get(header.message_id):
+            case Commit(context=context):
+                simulation.contexts[context_digest(context)] = context
+            case Release(member=self._node.name, context=context):
+                contexts = self._released[step]
+                contexts.add(context)
+                self.holds(len(contexts) == 1, f"releases the masks of step {step} in two contexts")
+                simulation.released[self._node.name, step].add(context)
+            case Agree(context=context, digest=digest):
+                simulation.agreed[step].add((context, digest))
 
     def confirmed(self, results: Sequence[Unroutable | NotTaken | None]) -> None:
         """The relay has said what it has."""
