@@ -157,12 +157,11 @@ class RoundHands(Hands):
                 self._absent_since[name] = now
 
     def _check_dropped(self) -> None:
-        state, me = self.rounds, self.tools.terms.me
         machine = cast("MaskedAverageMachine", self.tools.driver.machine)
-        without_me = machine.going_on_without(state)
-        if without_me and {me, *without_me} >= set(machine.members_seen(state)):
+        if machine.is_dropped(self.rounds):
             raise Dropped(
-                f"{', '.join(without_me)} decided to go on without this peer.", hint="Ask these organisations why."
+                f"{', '.join(machine.going_on_without(self.rounds))} decided to go on without this peer.",
+                hint="Ask these organisations why.",
             )
 
     def _submit(

@@ -812,8 +812,25 @@ def test_who_is_dropped_by_all_others_knows_it() -> None:
     scene.run()
     machine, state = scene.peers["anna"].machine, scene.state("anna")
     assert machine.going_on_without(state) == ("bert", "cleo")
-    assert set(machine.members_seen(state)) == {"anna", "bert", "cleo"}
+    assert machine.is_dropped(state)
     assert ended(scene) == {"bert", "cleo"}
+
+
+def test_who_signed_a_receipt_is_dropped_only_when_nobody_can_have_released() -> None:
+    scene = Scene(3)
+    held = {Kind.RECEIPT, Kind.RELEASE, Kind.ABANDON}
+    scene.hold(lambda letter: letter.send.message.kind in held or of(Kind.DROP, to="bert")(letter))
+    scene.until(lambda: set(scene.phases().values()) == {Phase.RECEIPTED})
+    for by in ("bert", "cleo"):
+        scene.decide(by, "anna")
+    scene.until(lambda: len(scene.state("anna").drops) == 2)
+    assert scene.peers["anna"].machine.going_on_without(scene.state("anna")) == ("bert", "cleo")
+    assert not scene.peers["anna"].machine.is_dropped(scene.state("anna"))
+    scene.deliver([letter for letter in scene.held if of(Kind.RECEIPT, to="bert")(letter)])
+    scene.until(lambda: scene.state("bert").phase is Phase.RELEASED)  # it has not heard of the other decision
+    scene.let_go()
+    scene.run()
+    assert ended(scene) == {"anna", "bert", "cleo"}, "the step is finished with all of its members"
 
 
 @pytest.mark.parametrize(("least", "coalition"), [(3, ("cleo", "dora")), (2, ("dora",))])

@@ -84,6 +84,16 @@ class MembershipSteps(ClosingSteps):
         ours = self._seen_by(self.terms.me, state, state.step)
         return tuple(name for name in ours if self.terms.me not in self._seen_by(name, state, state.step))
 
+    def is_dropped(self, state: RoundState) -> bool:
+        """Tell whether everybody with whom this peer means to go on goes on without it, and cannot but do so.
+
+        Once this peer has signed a receipt, one that decided against it may release all the same, which nobody does
+        after an ABANDON of everybody: the step is finished with this peer in it, and waits for it.
+        """
+        me, without_me = self.terms.me, self.going_on_without(state)
+        is_settled = me not in state.receipts or state.abandons.keys() >= set(without_me)
+        return bool(without_me) and is_settled and {me, *without_me} >= set(self.members_seen(state))
+
     # --- attempts that are given up ------------------------------------------------------------------------------
 
     def _on_overflowed(self, state: RoundState, event: Overflowed) -> Step:
