@@ -100,8 +100,10 @@ class Driver:
                 state, effects = self.machine.step(before, event)
                 if also is not None:
                     also(state, effects)
+                # The step that drops the session's keys may have last words, which they seal.
+                has_keys = bool(state.pair_keys) or not before.pair_keys
                 for effect in effects:
-                    self._journal_effect(state, effect)
+                    self._journal_effect(state if has_keys else before, effect)
             self._posted += effects
             self._move(before, state)
 

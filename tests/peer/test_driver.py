@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 
+from ppdl_mq.crypto.secret import Secret
 from ppdl_mq.errors import Malformed, RelayLost
 from ppdl_mq.peer import runner as runner_module
 from ppdl_mq.peer.intake import Intake
@@ -23,10 +24,12 @@ from ppdl_mq.protocol.events import Overdue, Sent
 from ppdl_mq.protocol.machine import NotYet
 from ppdl_mq.protocol.phases import Phase
 from ppdl_mq.protocol.sequential import SequentialMachine
+from ppdl_mq.protocol.session import PairKeys
 from ppdl_mq.protocol.terms import Terms
 from ppdl_mq.training.worker import Worker
 from ppdl_mq.transport.memory import MemoryRelay, MemoryTransport
 from ppdl_mq.wire.kinds import Kind
+from ppdl_mq.wire.messages import Done
 from tests.peer.desk import moments
 from tests.protocol.world import NAMES, started, terms_of
 from tests.trial import identity_of, manifest_for, split_for
@@ -235,3 +238,15 @@ def test_an_order_that_the_protocol_does_not_have_is_said_once(
         assert len(caplog.records) == 1
         assert "fully-connected" in caplog.text
         assert peer.state is before
+
+
+def test_the_step_that_drops_the_keys_seals_its_own_last_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    last = Send(recipient="bert", reader="bert", turn=1, message=Done(digest=bytes(32), signature=bytes(64)))
+    with still(tmp_path) as runner:
+        keys = PairKeys(towards=Secret(bytes(32)), back=Secret(bytes(32)))
+        keyed = runner.state.replace(session_id=bytes(32), pair_keys={"bert": keys})
+        runner.driver.state = keyed
+        monkeypatch.setattr(SequentialMachine, "step", lambda *_: (keyed.without_secrets(), (last,)))
+        runner.driver.post(SENT)
+        assert runner.letters() == 1
+        assert not runner.state.pair_keys
