@@ -54,6 +54,7 @@ class Connection(sqlite3.Connection):
     def executescript(self, sql: str, /) -> sqlite3.Cursor:
         self.node.boundary("before schema")
         if self.node.finds_disk_full():
+            self.node.met_full_disk("in the schema")
             raise _full()
         return super().executescript(sql)
 

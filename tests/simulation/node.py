@@ -11,10 +11,11 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from ppdl_mq.errors import InboxTaken, Interrupted, LocalError, PpdlError, RelayError
+from ppdl_mq.errors import Dropped, InboxTaken, Interrupted, LocalError, PpdlError, RelayError, TooFewPeers
 from ppdl_mq.peer.inputs import Delivered, LinkDown, TrainingFailed, Worked
 from ppdl_mq.peer.journal import Journal
 from ppdl_mq.peer.runner import Runner
+from ppdl_mq.protocol.masked_average.state import RoundState
 from ppdl_mq.protocol.phases import Phase
 from ppdl_mq.training.worker import Worker
 from tests.simulation.relay import Connection
@@ -22,12 +23,14 @@ from tests.simulation.watch import Watch
 from tests.simulation.work import Work
 
 if TYPE_CHECKING:
+    from ppdl_mq.protocol.session import SessionState
     from ppdl_mq.protocol.terms import Terms
     from tests.simulation.disk import Connection as Database
     from tests.simulation.trial import Simulation
 
 
 _MAX_SPINS = 100
+_FOR_GOOD_S = 30 * 86_400.0
 _BACK_AFTER_S = (0.0,) * 5 + (1.0, 30.0) * 5 + (3_600.0,) * 4 + (36_000.0,)
 
 
@@ -54,6 +57,9 @@ class Node:
         self.lives = 0
         self.is_dead = False
         self.has_ended = False
+        self.has_been_lost = self.is_lost = False
+        self.gave_up: PpdlError | None = None  # why it ended without the end of the trial
+        self._state: SessionState | None = None  # where it stood when it ran last
         self.is_cut_off = False
         self.disk_full = False
         self.room = 0  # writes that still fit
@@ -117,9 +123,29 @@ class Node:
             self.simulation.injected("stopped")
             self.runner.stop()
 
+    @property
+    def state(self) -> SessionState | None:
+        """Where the machine stands, or stood when it ran last; None if it never did."""
+        return self._state if self.runner is None else self.runner.state
+
+    @property
+    def has_result(self) -> bool:
+        """Whether it has ended with a model: it has none where it was dropped, or left within the first round."""
+        left_early = isinstance(self.state, RoundState) and not self.state.base_step
+        return self.has_ended and self.gave_up is None and not left_early
+
     def where(self) -> object:
         """Return where the machine stands."""
-        return None if self.runner is None else (self.runner.state.phase, self.runner.driver.waiting_for())
+        return None if self.runner is None else (self.runner.state.phase, self.waits_for())
+
+    def waits_for(self) -> tuple[str, ...]:
+        """Return for whom it waits, by name; for nobody while it is not running."""
+        return () if self.runner is None else self.runner.driver.waiting_for()
+
+    def come_back(self) -> None:
+        """End its being lost: the machine is mended, or its disk was found."""
+        self.is_lost = False
+        self.task.wake()
 
     def end(self) -> None:
         """Unwind its thread, if it is still there: the simulation is over."""
@@ -145,6 +171,10 @@ class Node:
                 pass
             except InboxTaken:  # a person, or systemd, starts it again
                 pass
+            except (Dropped, TooFewPeers) as error:
+                self.gave_up = error
+                self.has_ended = True
+                return
             except PpdlError as error:
                 if not (self.found_full and isinstance(error, LocalError)):
                     raise
@@ -152,11 +182,24 @@ class Node:
                 self._is_gone()
             if simulation.is_over:
                 return
+            if self._died_for_good():
+                self._be_lost()
             self.task.wait(simulation.chance.choice(_BACK_AFTER_S))
             while self.disk_full and simulation.chance.random() < 0.5:  # sometimes it is tried too early
                 self.task.wait(300.0)
                 if simulation.is_over:
                     return
+
+    def _died_for_good(self) -> bool:
+        is_in_a_round = isinstance(self.state, RoundState) and self.state.step > 0
+        is_doomed = self.name in self.simulation.story.doomed and not self.has_been_lost
+        return self.is_dead and is_doomed and is_in_a_round
+
+    def _be_lost(self) -> None:
+        self.has_been_lost = self.is_lost = True
+        self.simulation.people.lose(self)
+        while self.is_lost and not self.simulation.is_over:
+            self.task.wait(_FOR_GOOD_S)
 
     def _one_life(self) -> None:
         simulation, manifest = self.simulation, self.simulation.manifest
@@ -194,6 +237,7 @@ class Node:
         """Let the relay notice, in its own time."""
         runner, self.runner = self.runner, None
         if runner is not None:
+            self._state = runner.state
             runner.intake.close()
         if self.inputs is not None:
             self.inputs.close()

@@ -7,15 +7,40 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ppdl_mq.errors import TooFewPeers
 from ppdl_mq.numeric.exponents import exponents
 from ppdl_mq.numeric.fixed_point import FixedPoint, Share
 from ppdl_mq.protocol.masked_average.outcome import figures_of
+from ppdl_mq.protocol.masked_average.state import RoundState
 from ppdl_mq.protocol.schedule import Turn
 from ppdl_mq.wire import canonical
 from tests.simulation.work import LAYOUT, Work
 
 if TYPE_CHECKING:
     from tests.simulation.trial import Simulation
+
+
+def check_rounds(simulation: Simulation, models: dict[str, bytes]) -> None:
+    """Hold everything that was agreed on, and every model, to what is computed again.
+
+    Raises:
+        AssertionError: they differ, somebody was left out whom nobody meant to, or gave up without a reason.
+    """
+    weights, missing = recomputed(simulation), simulation.people.missing
+    for context in {context for said in simulation.agreed.values() for context, _ in said}:
+        left_out = set(simulation.story.names) - set(_about(simulation, context)["members"])
+        assert left_out <= missing, f"a step was made without {left_out}"
+    for name, node in simulation.nodes.items():
+        state = node.state
+        assert isinstance(state, RoundState) or state is None
+        if node.gave_up is not None:
+            are_too_few = simulation.people.are_too_few and isinstance(node.gave_up, TooFewPeers)
+            assert node.has_been_lost or are_too_few, f"{name}: {node.gave_up}"
+        elif node.has_ended:
+            assert state is not None
+            number = (state.base_step + 1) // 2
+            assert number == node.terms.rounds or name in simulation.people.leavers, f"{name} ended after {number}"
+            assert models.get(name, weights[0]) == weights[number], f"the weights of {name} are not those of {number}"
 
 
 def recomputed(simulation: Simulation) -> dict[int, bytes]:
@@ -29,7 +54,7 @@ def recomputed(simulation: Simulation) -> dict[int, bytes]:
     for step, said in sorted(simulation.agreed.items()):
         assert len(said) == 1, f"step {step} has {len(said)} results"
         ((context, digest),) = said
-        about = canonical.decode(simulation.contexts[context], limit_bytes=4_096)
+        about = _about(simulation, context)
         base = weights[max(weights)]
         assert about["base"] == hashlib.sha256(base).digest(), f"step {step} stands on other weights"
         members = [works[name] for name in about["members"]]
@@ -38,6 +63,10 @@ def recomputed(simulation: Simulation) -> dict[int, bytes]:
         if step % 2:
             weights[(step + 1) // 2] = result
     return weights
+
+
+def _about(simulation: Simulation, context: bytes) -> Any:
+    return canonical.decode(simulation.contexts[context], limit_bytes=4_096)
 
 
 def _average(members: list[Work], base: bytes, word: Any, number: int) -> bytes:

@@ -36,6 +36,8 @@ class Story:
         calm_after_s: from when on the relay is honest, and nobody is killed any more.
         deaths: (peer, kind of moment or "" for any, how many of these it survives in each life).
         death: rate at every moment.
+        doomed: peers whose first death in a round is for good, so that the others' people drop them.
+        returns_after_s: when one that is lost is back all the same; None if only when nobody can do without it.
         events: (when, what, whose), one after the other.
     """
 
@@ -59,6 +61,8 @@ class Story:
     death: float = 0.0
     deaths: list[tuple[str, str, int]] = field(default_factory=list)
     events: list[tuple[float, str, str]] = field(default_factory=list)
+    doomed: frozenset[str] = frozenset()
+    returns_after_s: float | None = None
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -111,6 +115,17 @@ MOMENTS = (
 )
 
 
+DOOMS = (  # and how many of them there are in two rounds
+    ("before commit", 96),
+    ("after commit", 96),
+    ("before publish", 50),
+    ("after publish", 50),
+    ("before ack", 28),
+    ("after rename of live secrets", 20),
+    ("before unlink of live secrets", 20),
+)
+
+
 def story_of(seed: int) -> Story:
     """Return the story of a seed."""
     chance = random.Random(seed)
@@ -148,12 +163,32 @@ def story_of(seed: int) -> Story:
         victim = chance.choice(story.names)
         story.events += [(chance.uniform(0, 60), "disk full", victim) for _ in range(8)]
     if is_masked:
-        _add_overflows(story, random.Random(seed + 2_000_000_011))  # another: the rest of a seed's story stays
+        more = random.Random(seed + 2_000_000_011)  # another: the rest of a seed's story stays
+        _add_departures(story, more)
+        _add_overflows(story, more)
     return story
 
 
+def _add_departures(story: Story, chance: random.Random) -> None:
+    """Let a peer be lost for good, or leave, in a quarter of all stories."""
+    if chance.random() >= 0.25:
+        return
+    story.count = max(story.count, chance.choice((2, 3, 3, 3, 3, 3, 3, 4)))  # those who have misfortunes stay
+    story.changes["training__epochs"] = chance.choice((1, 2, 2))
+    who = chance.sample(story.names, 2)
+    what = chance.choice(("drop", "drop", "drop", "leave", "leave", "both"))
+    if what != "leave":
+        story.doomed = frozenset(who[:1])
+        story.returns_after_s = chance.choice((None, None, 300.0, 10_000.0, 100_000.0))
+        moment, many = chance.choice(DOOMS)
+        story.deaths.append((who[0], moment, chance.randrange(many // 8, many)))
+        story.events.append((chance.uniform(0, 600), "kill", who[0]))
+    if what != "drop":
+        story.events.append((chance.uniform(0, chance.choice((10, 100, 1_200))), "leave", who[1]))
+
+
 def _add_overflows(story: Story, chance: random.Random) -> None:
-    if chance.random() < 0.25:
+    if chance.random() < 0.2:
         rounds = story.changes["training__epochs"]
         grows = {(chance.choice(story.names), chance.randint(1, rounds)) for _ in range(chance.choice((1, 1, 2)))}
         story.grows = tuple(sorted(grows))

@@ -50,6 +50,16 @@ def test_what_does_not_fit_32_bits_is_tried_again_in_64() -> None:
     assert {each for each in tried(check(story)) if each[0] % 2} == {(1, 32), (3, 32), (3, 64)}
 
 
+def test_who_finishes_the_last_step_alone_has_the_model() -> None:
+    # It says AGREE and DONE in the step that drops the session's keys: it had none left to seal them with.
+    story = Story(seed=1, protocol="masked-average", count=2, calm_after_s=3_600.0, doomed=frozenset({"anna"}))
+    story.changes = {"training__epochs": 1, "averaging__evaluate_every": 0}
+    story.deaths = [("anna", "after publish", 8)]  # the masks of both are released
+    simulation = check(story)
+    assert simulation.nodes["anna"].is_lost
+    assert simulation.nodes["bert"].has_result
+
+
 @pytest.mark.parametrize("seed", [2, 34, 42])
 def test_a_seed_is_one_story(seed: int) -> None:
     one, other = (check(story_of(seed), trace=True) for _ in range(2))
