@@ -14,6 +14,7 @@ from typing import Any, ClassVar, cast
 
 from ppdl_mq.errors import Dropped, Overflow, PeerAbsent
 from ppdl_mq.peer.hands import Hands, Tools
+from ppdl_mq.peer.rest import Rest
 from ppdl_mq.peer.trainer import ending
 from ppdl_mq.peer.vectors import Vectors, figures_in
 from ppdl_mq.protocol.effects import (
@@ -25,6 +26,7 @@ from ppdl_mq.protocol.effects import (
     MaskVector,
     Measure,
     NoteRound,
+    Record,
     Train,
 )
 from ppdl_mq.protocol.events import (
@@ -83,6 +85,7 @@ class RoundHands(Hands):
         self._audit_rate = audit_rate
         self._vectors = Vectors(tools.manifest, tools.worker.layout, me=tools.terms.me, rows=tools.worker.rows)
         self._absent_since: dict[str, float] = {}
+        self._rest = Rest(tools.driver)
 
     @property
     def rounds(self) -> RoundState:
@@ -108,6 +111,8 @@ class RoundHands(Hands):
                 self._submit(slots, lambda views, _: self._average(effect, views))
             case NoteRound():
                 self._note_round(effect)
+            case Record():
+                self._rest.heard(effect)
             case KeepModel(slot=slot):  # a peer that leaves early has the weights of an earlier round
                 self.keep_model(effect, round=(slot.step + 1) // 2)
 
@@ -128,13 +133,14 @@ class RoundHands(Hands):
             self.tools.progress.note(**result.facts)
 
     def before_round(self) -> None:
-        """Look whether the others go on without this peer, and whether somebody has been waited for too long.
+        """Look whether the others go on without this peer, whether it has rested, and who is waited for too long.
 
         Raises:
             Dropped: everybody with whom this peer means to go on has decided to go on without it.
             PeerAbsent: with `on_absent = "abort"`, before this peer has the model.
         """
         self._check_dropped()
+        self._rest.look()
         now = time.monotonic()
         waiting_for = self.tools.driver.waiting_for() if self._rules.on_absent != "wait" else ()
         self._absent_since = {name: self._absent_since.get(name, now) for name in waiting_for}
@@ -155,6 +161,14 @@ class RoundHands(Hands):
                 log.warning("%s has been waited for too long; going on without it, as the manifest says.", name)
                 self.tools.driver.post(Decided(name=name))
                 self._absent_since[name] = now
+
+    def next_round_s(self) -> float | None:
+        """Return in how many seconds a rest ends."""
+        return self._rest.next_s()
+
+    def facts(self) -> dict[str, Any]:
+        """Return for how long this peer rests before the next attempt, and because of whom."""
+        return self._rest.facts()
 
     def _check_dropped(self) -> None:
         machine = cast("MaskedAverageMachine", self.tools.driver.machine)

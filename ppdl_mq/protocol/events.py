@@ -181,6 +181,19 @@ class Decided:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Rested:
+    """This peer has rested long enough after an attempt that was given up.
+
+    Args:
+        step: of the attempt.
+        attempt: the one that was given up.
+    """
+
+    step: int
+    attempt: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class LeaveAsked:
     """People at this organisation decided to leave the trial."""
 
@@ -198,5 +211,6 @@ Event = (
     | Recomputed
     | Averaged
     | Decided
+    | Rested
     | LeaveAsked
 )

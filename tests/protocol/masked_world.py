@@ -50,6 +50,7 @@ from ppdl_mq.protocol.events import (
     Overflowed,
     Received,
     Recomputed,
+    Rested,
     Sent,
     Started,
     Trained,
@@ -218,6 +219,7 @@ class World:
         self.visited: set[tuple[Phase, str]] = set()
         self.tampers: Callable[[str, Letter], Letter | None] = lambda _, letter: letter
         self.partition: Callable[[str, str], bool] = lambda _, __: False
+        self.ends_rests = True
         self._numbers = 0
         self._asked_in_vain = 0
         for index, (name, peer) in enumerate(self.peers.items()):
@@ -282,6 +284,10 @@ class World:
                 continue
             actions += [("publish", name, letter) for letter in peer.unsent[:3]]
             actions += [("work", name, task) for task in peer.tasks[:1]]
+            if (
+                self.ends_rests and peer.machine.rest_s(peer.state) is not None
+            ):  # no clock here: every rest may be over at any time
+                actions.append(("rested", name, Rested(step=peer.state.step, attempt=peer.state.attempt)))
             if not peer.is_over:
                 actions += [("deliver", name, letter) for letter in self._deliverable(name, peer)]
         if not actions:
@@ -292,6 +298,8 @@ class World:
         if action == "publish":
             peer.unsent.remove(what)
             self._publish(name, what)
+        elif action == "rested":
+            self._post_own(name, what)
         elif action == "work":
             peer.tasks.remove(what)
             self._work(name, peer, what)

@@ -25,6 +25,7 @@ from ppdl_mq.protocol.events import (
     Overflowed,
     Received,
     Recomputed,
+    Rested,
     Sent,
     Started,
     Trained,
@@ -206,6 +207,7 @@ def test_what_the_table_lacks_is_refused_and_changes_nothing(phase: Phase) -> No
         Recomputed(step=state.step, attempt=state.attempt, shard=0, digest=bytes(32)),
         Averaged(step=state.step, attempt=state.attempt, digest=bytes(32)),
         Decided(name="cleo"),
+        Rested(step=state.step, attempt=state.attempt),
         LeaveAsked(),
     ]
     kinds = [Received(sender="bert", turn=1, message=MESSAGES[kind], blob_digest=bytes(32)) for kind in Kind]
@@ -228,6 +230,7 @@ def test_results_of_an_attempt_that_was_given_up_change_nothing(phase: Phase) ->
         AddedUp(**where, shard=0, digest=bytes(32)),
         Recomputed(**where, shard=0, digest=bytes(32)),
         Averaged(**where, digest=bytes(32)),
+        Rested(**where),
         Measured(step=state.step + 2, figures=(0,) * 5),
     ]
     for event in late:

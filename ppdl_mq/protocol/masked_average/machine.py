@@ -196,6 +196,7 @@ _OWN: Final[dict[str, Handler]] = {
     "Recomputed": _M._on_recomputed,
     "Measured": _M._on_measured,
     "Decided": _M._on_decided,
+    "Rested": _M._on_rested,
     "LeaveAsked": _M._on_leave_asked,
 }
 

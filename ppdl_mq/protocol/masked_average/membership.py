@@ -6,11 +6,13 @@ Source: docs/PROTOCOL.md, section 13.3.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from typing import Final
 
+from ppdl_mq.config import limits
 from ppdl_mq.crypto.identity import verify
 from ppdl_mq.errors import Malformed, Overflow, TooFewPeers
 from ppdl_mq.protocol.effects import Discard, Effect, KeepModel, Record, Send
-from ppdl_mq.protocol.events import Decided, LeaveAsked, Overflowed, Received
+from ppdl_mq.protocol.events import Decided, LeaveAsked, Overflowed, Received, Rested
 from ppdl_mq.protocol.machine import NotYet
 from ppdl_mq.protocol.masked_average.closing import ClosingSteps
 from ppdl_mq.protocol.masked_average.flow import Step
@@ -19,6 +21,8 @@ from ppdl_mq.protocol.phases import Phase
 from ppdl_mq.protocol.session import added, message_as
 from ppdl_mq.protocol.statements import abandon_statement, drop_statement, leave_statement
 from ppdl_mq.wire.messages import Abandon, Drop, Leave
+
+_MAX_DOUBLINGS: Final = 32  # of a rest: longer than any
 
 
 def remaining(
@@ -145,12 +149,45 @@ class MembershipSteps(ClosingSteps):
         return Record(by=by, says="abandon", about=about, signature=abandon.signature)
 
     def _try_next_attempt(self, state: RoundState) -> Step | None:
-        """Enter the next attempt, if everyone who will be in it has given this one up."""
+        """Enter the next attempt, if everyone who will be in it has given this one up and it is not to be rested."""
         members = self._members_for(state, state.step)
-        if self.terms.me in state.masks or any(name not in state.abandons for name in members):
+        if not self._is_given_up(state, members) or self.rest_s(state) is not None:
             return None
+        return self._next_attempt(state, members)
+
+    def _is_given_up(self, state: RoundState, members: tuple[str, ...]) -> bool:
+        """Tell whether an attempt of these members may follow."""
+        has_released = self.terms.me in state.masks
+        is_last = state.attempt >= limits.MAX_ATTEMPTS  # no receiver would take a message of another one
+        return not has_released and not is_last and all(name in state.abandons for name in members)
+
+    def rest_s(self, state: RoundState) -> float | None:
+        """Return how long to rest before the next attempt, once it could begin; None where nothing holds it up.
+
+        Whoever keeps abandoning would else use up the attempts of the step in minutes. Members that changed begin at
+        once. Time is the hands': they post Rested, and what a restart has forgotten of a rest is rested again.
+        """
+        members, tried = self.members_seen(state), state.attempt + 1 - state.members_since
+        if state.phase is not Phase.ABANDONING or members != state.members or tried < limits.ATTEMPTS_AT_ONCE:
+            return None
+        if not self._is_given_up(state, members):
+            return None
+        longest_s = limits.REST_LAST_S
+        if self.rules.on_absent != "wait":  # the others may have begun: they are not to take this peer for absent
+            longest_s = min(longest_s, self.rules.absent_after_s / 2)
+        doublings = min(tried - limits.ATTEMPTS_AT_ONCE, _MAX_DOUBLINGS)
+        return min(longest_s, limits.REST_FIRST_S * 2**doublings)
+
+    def _on_rested(self, state: RoundState, event: Rested) -> Step:
+        if not self._is_now(state, event) or self.rest_s(state) is None:
+            return state, ()  # it has begun already, or will by itself
+        return self._advance(*self._next_attempt(state, state.members))
+
+    def _next_attempt(self, state: RoundState, members: tuple[str, ...]) -> Step:
         word = 64 if any(state.abandons[name] for name in members) else state.word
-        fresh = state.of_attempt(attempt=state.attempt + 1, members=members, word=word)
+        attempt = state.attempt + 1
+        since = state.members_since if members == state.members else attempt
+        fresh = state.of_attempt(attempt=attempt, members=members, members_since=since, word=word)
         dropped: tuple[Effect, ...] = (Discard(step=state.step, attempt=state.attempt),)
         entered, effects = self._enter(fresh)
         return entered, (*dropped, *effects)

@@ -82,6 +82,7 @@ class RoundSteps(TotalSteps, MembershipSteps):
         fresh = state.of_attempt(
             step=step,
             attempt=0,
+            members_since=0,
             drops=MappingProxyType(drops),
             word=64 if step % 2 == 0 else self.rules.word,
             exponents=NO_EXPONENTS if step % 2 == 0 else b"",

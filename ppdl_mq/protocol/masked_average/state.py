@@ -37,6 +37,7 @@ class RoundState(SessionState):
         step: which sum is made now; 0 before the first.
         attempt: of the step.
         members: who takes part in the attempt.
+        members_since: the attempt of the step since which they are the members.
         word: bits of its ring words.
         base: SHA-256 of the last agreed weights.
         base_step: the step that agreed on them; 0 for the initial ones.
@@ -69,6 +70,7 @@ class RoundState(SessionState):
     step: int = 0
     attempt: int = 0
     members: tuple[str, ...] = ()
+    members_since: int = 0
     word: int = 32
     base: bytes = b""
     base_step: int = 0
@@ -124,6 +126,7 @@ class RoundState(SessionState):
             "step": self.step,
             "attempt": self.attempt,
             "members": list(self.members),
+            "members_since": self.members_since,
             "word": self.word,
             "base": self.base,
             "base_step": self.base_step,
@@ -156,7 +159,7 @@ class RoundState(SessionState):
         plain = ("step", "attempt", "word", "base", "base_step", "exponents", "local", "result", "audit", "worse")
         return cls(
             **cls.session_fields(data),
-            **{name: data[name] for name in (*plain, "lowest_loss")},
+            **{name: data[name] for name in (*plain, "members_since", "lowest_loss")},
             members=tuple(data["members"]),
             figures=tuple(data["figures"]),
             own_mask=Secret(secrets["own_mask"]) if secrets["own_mask"] else None,
