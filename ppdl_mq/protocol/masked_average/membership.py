@@ -176,7 +176,7 @@ class MembershipSteps(ClosingSteps):
         if self.rules.on_absent != "wait":  # the others may have begun: they are not to take this peer for absent
             longest_s = min(longest_s, self.rules.absent_after_s / 2)
         doublings = min(tried - limits.ATTEMPTS_AT_ONCE, _MAX_DOUBLINGS)
-        return min(longest_s, limits.REST_FIRST_S * 2**doublings)
+        return min(longest_s, limits.REST_FIRST_S * float(2**doublings))
 
     def _on_rested(self, state: RoundState, event: Rested) -> Step:
         if not self._is_now(state, event) or self.rest_s(state) is None:
