@@ -14,6 +14,7 @@ LOCK_NAME: Final = "lock"
 LOG_NAME: Final = "transcript.log"
 LIVE_NAME: Final = "live"  # the folder of the live secrets
 CHECKPOINT_ENDING: Final = ".checkpoint"
+SPOKEN_NAME: Final = "spoken"  # an empty file, there before anything goes out; see `peer/live.py`
 GIVEN_UP_NAME: Final = "given-up"  # the file that keeps a trial from being run again here; see `peer/fresh.py`
 
 
@@ -26,6 +27,11 @@ def has_live_secrets(folder: Path) -> bool:
     """Tell whether any live secrets lie in a state folder, or what is left of them."""
     live = folder / LIVE_NAME
     return live.is_dir() and any(live.iterdir())
+
+
+def has_spoken(folder: Path) -> bool:
+    """Tell whether a peer may have spoken from a state folder, whatever its journal says now."""
+    return (folder / SPOKEN_NAME).exists()
 
 
 def free_name(folder: Path, prefix: str) -> Path:

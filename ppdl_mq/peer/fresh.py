@@ -19,7 +19,15 @@ from typing import Final
 
 from ppdl_mq.errors import JournalError
 from ppdl_mq.peer.durable import sync_folder, write_error
-from ppdl_mq.peer.folders import GIVEN_UP_NAME, JOURNAL_NAME, LOCK_NAME, LOG_NAME, free_name, has_live_secrets
+from ppdl_mq.peer.folders import (
+    GIVEN_UP_NAME,
+    JOURNAL_NAME,
+    LOCK_NAME,
+    LOG_NAME,
+    free_name,
+    has_live_secrets,
+    has_spoken,
+)
 from ppdl_mq.peer.journal import take_lock
 from ppdl_mq.peer.live import erase_all
 from ppdl_mq.wire.entries import MAX_LINE_BYTES
@@ -123,7 +131,8 @@ def _may_have_spoken(folder: Path, belongs: dict[str, bytes]) -> bool:
             )
     # Live secrets, too: the journal that names them may have lost its write-ahead log. Who died right between the two
     # had said nothing, and gives up the trial for nothing; the other mistake is worse.
-    return has_messages or "state" in found or has_live_secrets(folder) or _has_statements(folder / LOG_NAME)
+    has_begun = has_messages or "state" in found or has_live_secrets(folder) or has_spoken(folder)
+    return has_begun or _has_statements(folder / LOG_NAME)
 
 
 def _has_statements(log: Path) -> bool:

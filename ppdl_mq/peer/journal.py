@@ -22,7 +22,7 @@ from ppdl_mq.crypto.seal import open_sealed, seal
 from ppdl_mq.crypto.secret import Secret
 from ppdl_mq.errors import AlreadyRunning, DiskFull, JournalError, Malformed, Unauthentic
 from ppdl_mq.peer.durable import is_full, is_held, is_in_the_way, write_error
-from ppdl_mq.peer.folders import GIVEN_UP_NAME, JOURNAL_NAME, LOCK_NAME, LOG_NAME, has_live_secrets
+from ppdl_mq.peer.folders import GIVEN_UP_NAME, JOURNAL_NAME, LOCK_NAME, LOG_NAME, has_live_secrets, has_spoken
 from ppdl_mq.peer.rowsum import MARK_FACT, RowSum, columns_of
 from ppdl_mq.wire import canonical
 from ppdl_mq.wire.header import Header, decode_header
@@ -269,7 +269,7 @@ class Journal:
 
     def _refuse_if_lost(self) -> None:
         """Do not begin anew where a journal was: its file is on disk before anything that is found beside it."""
-        if (self.folder / LOG_NAME).exists() or has_live_secrets(self.folder):
+        if (self.folder / LOG_NAME).exists() or has_live_secrets(self.folder) or has_spoken(self.folder):
             raise _damaged(self.folder, f"{JOURNAL_NAME} is missing or empty, while what belongs to it is there")
 
 

@@ -6,9 +6,14 @@ each change, and a peer resumes with that very file only. A copy is another file
 
 Order of things: `write`, commit the mark, `drop_others`, and only then what reaches beyond this machine.
 
+A journal that names no such file is new, or has lost all that it held: its write-ahead log is gone, or it was put back
+to before the first commit. A peer that began anew then would sign a second session key. So an empty file beside the
+journal, `spoken`, says that a mark was committed once; a death before it is made is harmless, as nothing has gone out.
+
 Not detected: a roll-back of the whole file system or machine (a snapshot, an image), which puts the file back as
 well; a file that somebody moved away while the peer ran, and moved back; a journal put back to a state since the last
-change of the secrets (`peer/transcript.py` finds it, if a statement was signed or met since); and, on a file system
+change of the secrets (`peer/transcript.py` finds it, if a statement was signed or met since); a whole folder put back
+to before the first commit, or removed, with `spoken` in it; and, on a file system
 that keeps no birth time, a copy that by chance got the same inode.
 
 Source: docs/PROTOCOL.md, section 16, "Roll-back".
@@ -34,7 +39,7 @@ from ppdl_mq.crypto.secret import Secret
 from ppdl_mq.errors import IllegalEvent, JournalError, Malformed, Unauthentic
 from ppdl_mq.peer.birth import born_ns
 from ppdl_mq.peer.durable import sync_folder, write_error
-from ppdl_mq.peer.folders import LIVE_NAME
+from ppdl_mq.peer.folders import LIVE_NAME, SPOKEN_NAME, has_spoken
 from ppdl_mq.wire import canonical
 
 _NAME: Final = re.compile(r"[0-9a-f]{16}")
@@ -87,6 +92,7 @@ class LiveSecrets:
         self._folder = folder / LIVE_NAME
         self._key = key
         self._has_lasting_folder = False  # the name of `live` itself is on disk
+        self._has_lasting_mark = False  # and that of `spoken`
         self._committed: int | None = None  # generation of the last mark that is known to be in the journal
 
     def load(self, mark: LiveMark | None) -> dict[str, Any] | None:
@@ -99,7 +105,8 @@ class LiveSecrets:
             What `write` was given; None if `mark` is None.
 
         Raises:
-            JournalError: it is not that very file, or another one is newer than the journal.
+            JournalError: it is not that very file, or another one is newer than the journal, or a journal before this
+                one has named some; or a file cannot be written.
         """
         data = None if mark is None else self._opened(mark)
         most = 1 if mark is None else mark.generation + 1
@@ -108,7 +115,11 @@ class LiveSecrets:
             # With a mark, what does not open is an older file that was being overwritten. A new journal has none.
             if generation > most or (generation < 0 and mark is None):
                 self._refuse("the secrets in it are newer than its journal")
+        if mark is None and has_spoken(self._state_folder):
+            self._refuse("its journal has lost what this peer has begun, and may have said")
         self._remove_all_but(None if mark is None else mark.name)
+        if mark is not None:
+            self._note_spoken()  # the process that committed it may have died before it did
         self._committed = 0 if mark is None else mark.generation
         return data
 
@@ -149,13 +160,32 @@ class LiveSecrets:
     def drop_others(self, mark: LiveMark) -> None:
         """Erase every file but that of a mark which the journal has committed: overwritten as far as that helps.
 
-        Journals and flash memory may keep the old blocks; what they keep is sealed.
+        Journals and flash memory may keep the old blocks; what they keep is sealed. When this returns, `spoken` is on
+        disk.
 
         Raises:
-            JournalError: one cannot be removed.
+            JournalError: one cannot be removed, or that cannot be written.
         """
+        self._note_spoken()
         self._remove_all_but(mark.name)
         self._committed = mark.generation
+
+    def _note_spoken(self) -> None:
+        """Return when it is on disk that a journal here has named live secrets."""
+        if self._has_lasting_mark:
+            return
+        path = self._state_folder / SPOKEN_NAME
+        try:
+            # Also where it is there: the process that made it may have died before it was on disk.
+            handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+            try:
+                os.fsync(handle)
+            finally:
+                os.close(handle)
+            sync_folder(self._state_folder)
+        except OSError as fault:
+            raise write_error(f"The file {path}", fault) from None
+        self._has_lasting_mark = True
 
     def _opened(self, mark: LiveMark) -> dict[str, Any]:
         try:

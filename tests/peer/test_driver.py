@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shutil
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -13,10 +14,11 @@ import pytest
 import torch
 
 from ppdl_mq.crypto.secret import Secret
-from ppdl_mq.errors import Malformed, RelayLost
+from ppdl_mq.errors import JournalError, Malformed, RelayLost
 from ppdl_mq.peer import runner as runner_module
 from ppdl_mq.peer.intake import Intake
 from ppdl_mq.peer.journal import Journal
+from ppdl_mq.peer.live import LiveSecrets
 from ppdl_mq.peer.orders import Order, give_order, take_orders
 from ppdl_mq.peer.runner import Runner
 from ppdl_mq.protocol.effects import Effect, Send
@@ -180,6 +182,40 @@ def test_a_peer_resumes_with_its_secrets(tmp_path: Path) -> None:
     with still(tmp_path) as peer:
         assert peer.state == before
         assert peer.state.session_secret == started("anna").session_secret
+
+
+@pytest.mark.parametrize("how", ["write-ahead log lost", "put back"])
+def test_a_journal_that_lost_its_session_key_makes_no_other(tmp_path: Path, how: str) -> None:
+    """The first process could not reach the relay and ended in good order; the second one sent HELLO and was killed."""
+    state, killed = tmp_path / "state", tmp_path / "killed"
+    with still(state):
+        pass
+    before = (state / "journal.sqlite").read_bytes()
+    with still(state) as peer:
+        peer.driver.post(started("anna"))
+        assert [effect.reader for effect in peer.done if isinstance(effect, Send)] == ["bert", "cleo"]
+        shutil.copytree(state, killed)  # closing it would take the write-ahead log into the journal
+    (state / "journal.sqlite").write_bytes(before if how == "put back" else (killed / "journal.sqlite").read_bytes())
+    with pytest.raises(JournalError, match="does not resume"), still(state):
+        pass
+
+
+def test_who_died_before_it_noted_that_it_has_begun_resumes_and_notes_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def dies(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with still(tmp_path) as peer, monkeypatch.context() as patched:
+        patched.setattr(LiveSecrets, "drop_others", dies)
+        with pytest.raises(KeyboardInterrupt):
+            peer.driver.post(started("anna"))
+        assert peer.done == []
+        assert not (tmp_path / "spoken").exists()
+    with still(tmp_path) as peer:
+        assert peer.state.session_secret == started("anna").session_secret
+        assert (tmp_path / "spoken").exists()
+        assert peer.letters() == 2
 
 
 def test_what_came_too_early_is_checked_once_and_offered_when_the_machine_has_moved(

@@ -98,6 +98,22 @@ def test_live_secrets_without_a_state_may_have_spoken(tmp_path: Path) -> None:
     assert fresh.look(tmp_path, **BELONGS).has_spoken
 
 
+@pytest.mark.parametrize("journal", ["without a state", "missing"])
+def test_a_note_that_something_was_begun_means_that_it_has_spoken(tmp_path: Path, journal: str) -> None:
+    opened(tmp_path).close()
+    (tmp_path / "spoken").touch()
+    if journal == "missing":
+        (tmp_path / "journal.sqlite").unlink()
+        with pytest.raises(JournalError, match="missing"):
+            opened(tmp_path)
+    assert fresh.look(tmp_path, **BELONGS).has_spoken
+    aside = fresh.set_aside(tmp_path, **BELONGS)
+    assert aside is not None
+    assert (aside / "spoken").exists()
+    with pytest.raises(JournalError, match="given up"):
+        opened(tmp_path)
+
+
 def test_a_running_peer_is_not_robbed(tmp_path: Path) -> None:
     spoken(tmp_path)
     handle = take_lock(tmp_path)

@@ -162,6 +162,14 @@ def test_a_change_of_rights_is_no_copy(folder: Path) -> None:
     assert LiveSecrets(moved, KEY).load(mark) == SECOND
 
 
+def test_a_crash_between_the_first_commit_and_the_note_that_there_was_one(folder: Path) -> None:
+    mark = opened(folder, None).write(FIRST)
+    assert not (folder / "spoken").exists()
+    assert LiveSecrets(folder, KEY).load(mark) == FIRST
+    assert (folder / "spoken").exists()  # before the next process sends anything
+    assert "begun" in refused(folder, None)
+
+
 # --- copies and roll-backs -------------------------------------------------------------------------------------------
 
 
@@ -266,6 +274,46 @@ def test_a_newer_file_beside_the_right_one_is_refused(folder: Path) -> None:
 def test_a_journal_that_is_gone_does_not_begin_anew(folder: Path) -> None:
     written(folder)
     assert "newer" in refused(folder, None)
+
+
+def test_a_journal_that_lost_even_its_first_commit_does_not_begin_anew(folder: Path) -> None:
+    """As one does whose write-ahead log is gone after HELLO went out, and before any secret has changed."""
+    secrets = opened(folder, None)
+    first = secrets.write(FIRST)
+    secrets.drop_others(first)
+    assert (folder / "spoken").read_bytes() == b""
+    assert stat.S_IMODE((folder / "spoken").stat().st_mode) == 0o600
+    assert "begun" in refused(folder, None)
+    shutil.rmtree(folder / "live")
+    assert "begun" in refused(folder, None)
+
+
+def test_the_note_is_on_disk_when_the_others_are_dropped(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    synced: list[str] = []
+    fsync = os.fsync
+
+    def noted(handle: int) -> None:
+        synced.append(Path(f"/proc/self/fd/{handle}").readlink().name)
+        fsync(handle)
+
+    secrets = opened(folder, None)
+    mark = secrets.write(FIRST)
+    monkeypatch.setattr(os, "fsync", noted)
+    secrets.drop_others(mark)
+    assert synced[:2] == ["spoken", folder.name]
+    synced.clear()
+    secrets.drop_others(secrets.write(SECOND))
+    assert "spoken" not in synced  # once for each process
+    LiveSecrets(folder, KEY).load(secrets.write(THIRD))
+    assert "spoken" in synced  # the one before may have died before it was on disk
+
+
+def test_a_note_that_cannot_be_written_is_named(folder: Path) -> None:
+    secrets = opened(folder, None)
+    mark = secrets.write(FIRST)
+    (folder / "spoken").mkdir()
+    with pytest.raises(JournalError, match="spoken"):
+        secrets.drop_others(mark)
 
 
 def test_a_file_that_does_not_open_does_not_resume(folder: Path) -> None:
