@@ -24,6 +24,7 @@ from ppdl_mq.wire.header import NO_SESSION, Header, split_part
 from ppdl_mq.wire.kinds import Kind
 
 _PAST_FACT: Final = "long past"
+_RELEASING: Final = (Kind.CONFIRM, Kind.INITIAL)  # what came too early may wait for these
 
 
 @dataclass(slots=True, kw_only=True)
@@ -310,12 +311,7 @@ class Intake:
 
     def _begin(self, header: Header, plaintext: bytes) -> _Assembly:
         """Make room for a message; the only part of a small one waits for `flush` in memory."""
-        # What is whole and was not offered yet is about to be: an honest peer may have many small ones on the way.
-        pending = self._journal.db.execute(
-            "SELECT count(*) FROM incoming WHERE sender = ? AND (complete = 0 OR id <= ?)",
-            (header.sender, self._offered),
-        )
-        if pending.fetchone()[0] >= limits.MAX_OPEN_MESSAGES_PER_SENDER:
+        if not self._has_room_for(header):
             raise OutOfTurn(f"Too many messages of {header.sender} miss parts, or came too early.")
         digest = BodyDigest(header)
         if header.parts == 1 and header.body_bytes <= INLINE_BYTES:  # one commit, that of `flush`, is enough for it
@@ -325,6 +321,17 @@ class Intake:
             blob = self._blobs.reserve(header.body_bytes)
             row = self._insert(header, blob)
         return _Assembly(header=header, digest=digest, row=row, writer=self._blobs.reopen(blob, header.body_bytes))
+
+    def _has_room_for(self, header: Header) -> bool:
+        """Tell whether one more message of a sender may be begun: eight, and one each of the releasing kinds."""
+        # What is whole and was not offered yet is about to be: an honest peer may have many small ones on the way.
+        rows = self._journal.db.execute(
+            "SELECT header FROM incoming WHERE sender = ? AND (complete = 0 OR id <= ?)", (header.sender, self._offered)
+        ).fetchall()
+        pending = [self._journal.header(raw, self._terms.addresses).kind for (raw,) in rows]
+        counted = len(pending) - sum(kind in pending for kind in _RELEASING)
+        is_first = header.kind in _RELEASING and header.kind not in pending
+        return is_first or counted < limits.MAX_OPEN_MESSAGES_PER_SENDER
 
     def _insert(self, header: Header, blob: int) -> int:
         with self._journal.transaction() as db:

@@ -171,6 +171,10 @@ class Mailroom:
             self._mismatches.pop(header.sender, None)
         except NotYet:
             self._note_contact(header.sender)
+            if self._is_kept_already(arrived):
+                self._intake.settle(row, header)
+                self._early.pop(row, None)
+                return None
             self._early[row] = _Early(self._driver.moves, arrived)
             return None
         except Equivocation as error:
@@ -185,6 +189,13 @@ class Mailroom:
                 return error
         self._early.pop(row, None)
         return None
+
+    def _is_kept_already(self, arrived: Arrived) -> bool:
+        """Tell whether an equal LEAVE or DROP waits before this one: each is told again and again, as a new message."""
+        if arrived.opened.header.kind not in (Kind.LEAVE, Kind.DROP):
+            return False
+        said = _said(arrived)
+        return any(row < arrived.row and _said(early.arrived) == said for row, early in self._early.items())
 
     def _note_contact(self, name: str) -> None:
         """Note that a peer was heard. What was refused does not count: the relay could play it again and again."""
@@ -242,3 +253,9 @@ class Mailroom:
         if count & (count - 1) == 0:  # 1, 2, 4, 8, ...: a flood must not fill the log as well
             extra = {"reason": type(error).__name__, "count": count}
             log.warning("Refused a message (%d of this sort so far): %s", count, error, extra=extra)
+
+
+def _said(arrived: Arrived) -> tuple[object, ...]:
+    """Return what a message says, by whom and for when, without what differs each time that it is told."""
+    header = arrived.opened.header
+    return header.kind, header.sender, header.turn, header.attempt, arrived.opened.message

@@ -12,8 +12,9 @@ import psutil
 import pytest
 
 from ppdl_mq.config import limits
+from ppdl_mq.wire.header import split_part
 from ppdl_mq.wire.kinds import Kind
-from ppdl_mq.wire.messages import Resend
+from ppdl_mq.wire.messages import Leave, Resend
 from tests.peer.hostile import HostileTrial
 from tests.trial import manifest_for
 
@@ -71,3 +72,29 @@ def test_a_flood_is_bounded_and_the_trial_ends(
     assert rows(anna, "seen") <= 200
     assert hostile.status("anna")["set_aside"]["records"] == 100
     assert len([record for record in caplog.records if "Refused a message" in record.message]) < 60
+
+
+@pytest.mark.parametrize("are_equal", [True, False])
+def test_what_came_too_early_does_not_keep_out_what_it_waits_for(tmp_path: Path, *, are_equal: bool) -> None:
+    """A peer that waits for INITIAL is told the same farewell again and again, or many that it cannot check yet."""
+    manifest = manifest_for(COUPLE, protocol="masked-average", training__epochs=1)
+    expected = HostileTrial(manifest, tmp_path / "undisturbed", patience_s=60).result()
+    hostile = HostileTrial(manifest, tmp_path / "told", patience_s=0.1)
+    most = 0
+
+    def tell(address: str, body: bytes) -> list[tuple[str, bytes]]:
+        nonlocal most
+        if address != "bert" or split_part(body)[0].kind is not Kind.INITIAL:
+            return [(address, body)]
+        early = list(hostile.trial.runners["bert"].mailroom._early.values())
+        most = max(most, sum(each.arrived.opened.header.kind is Kind.LEAVE for each in early))
+        if most and (are_equal or len(early) >= limits.MAX_OPEN_MESSAGES_PER_SENDER):
+            return [(address, body)]
+        session = hostile.trial.runners["anna"].state.session_id
+        header = hostile.from_bert(Kind.LEAVE, turn=1, session_id=session, sender="anna", recipient="bert")
+        leaves = [Leave(name="anna", signature=bytes([0 if are_equal else number]) * 64) for number in range(12)]
+        return [(address, hostile.sealed(header, leave)) for leave in leaves]
+
+    hostile.relay.on_publish = tell
+    assert hostile.result() == expected
+    assert most == 1 if are_equal else most > 1

@@ -12,6 +12,7 @@ from ppdl_mq.errors import Malformed, Misdirected, OutOfTurn, RemoteError, TooLa
 from ppdl_mq.protocol.phases import Phase
 from ppdl_mq.protocol.state import State
 from ppdl_mq.wire.kinds import Kind, kinds_of
+from ppdl_mq.wire.messages import Confirm
 from tests.peer.desk import CHUNK_BYTES, NO_TRACE, Moment, desk_for, moments
 from tests.trial import identity_of
 
@@ -250,6 +251,26 @@ def test_no_more_than_eight_unfinished_messages_of_one_sender(tmp_path: Path) ->
         assert desk.traces() == NO_TRACE
         assert list((tmp_path / "blobs").iterdir()) == []
         desk.takes_the_original(moment.parts(stride=60))
+
+
+def test_one_confirm_beside_them_has_room(tmp_path: Path) -> None:
+    """What is kept may wait for it."""
+    moment = MOMENTS["fully-connected", Kind.TURN]
+    send = dataclasses.replace(moment.letter.send, message=Confirm(contribution=b""), turn=0, blob=None)
+    confirm = dataclasses.replace(moment, letter=dataclasses.replace(moment.letter, send=send), weights=b"")
+    confirms = [confirm.parts(message_id=bytes([100 + number]) * 16)[0] for number in range(3)]
+    turns = [moment.parts(stride=60, message_id=bytes([number]) * 16)[0] for number in range(10)]
+    with desk_for(moment, tmp_path) as desk:
+        for part in turns[:7]:
+            assert desk.offer(part) is None
+        assert desk.offer(confirms[0]) is None
+        assert desk.offer(turns[7]) is None  # it takes nobody's place
+        assert type(desk.offer(confirms[1])) is OutOfTurn
+        assert type(desk.offer(turns[8])) is OutOfTurn
+        assert desk.traces()["incoming"] == limits.MAX_OPEN_MESSAGES_PER_SENDER + 1
+        desk.received()
+        assert desk.offer(confirms[2]) is None
+        assert type(desk.offer(turns[9])) is OutOfTurn
 
 
 def test_the_quarantine_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
