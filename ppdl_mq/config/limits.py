@@ -55,7 +55,7 @@ HEARTBEAT_S: Final = 30
 TCP_S: Final = 10.0  # until one address of a host accepts; 75 s and more by themselves
 LOGIN_S: Final = 15.0  # until it lets us in: TCP, TLS and AMQP together
 HOST_S: Final = 20.0  # what one host may hold up the next one, with its name's resolution and all its addresses
-MAX_STATE_BYTES: Final = 4 * 1024 * 1024  # of a machine's state in the journal
+MAX_STATE_BYTES: Final = 16 * 1024 * 1024  # of a machine's state in the journal; 200 peers may drop each other
 MAX_PARKED_PER_SENDER: Final = 4  # parts that cannot be opened before the session is known
 MAX_REFUSED_HEAD_BYTES: Final = 256  # of a refused message, kept for inspection
 

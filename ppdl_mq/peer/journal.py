@@ -218,8 +218,18 @@ class Journal:
             raise _damaged(self.folder, f"the sealed entry {name!r} does not open") from None
 
     def keep_secret_fact(self, name: str, data: Any) -> None:
-        """Keep plain data sealed under a key that follows from the identity."""
-        self.keep_fact(name, seal(self._key, canonical.encode(data), name.encode()))
+        """Keep plain data sealed under a key that follows from the identity.
+
+        Raises:
+            JournalError: it is larger than what is read again; nothing is kept.
+        """
+        encoded = canonical.encode(data)
+        if len(encoded) > limits.MAX_STATE_BYTES:
+            raise JournalError(
+                f"The entry {name!r} would have {len(encoded)} bytes, more than the journal in {self.folder} keeps.",
+                hint="Nothing of it was written, and the peer stays where it was. Please report this.",
+            )
+        self.keep_fact(name, seal(self._key, encoded, name.encode()))
 
     def _open(self, trial_id: bytes, identity: Identity) -> sqlite3.Connection:
         path = self.folder / JOURNAL_NAME

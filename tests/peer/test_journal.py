@@ -12,6 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from ppdl_mq.config import limits
 from ppdl_mq.crypto.identity import Identity
 from ppdl_mq.crypto.secret import Secret
 from ppdl_mq.errors import AlreadyRunning, JournalError
@@ -24,6 +25,7 @@ from ppdl_mq.protocol.phases import Phase
 from ppdl_mq.protocol.sequential import SequentialMachine
 from ppdl_mq.protocol.state import State
 from ppdl_mq.transport.memory import MemoryRelay, MemoryTransport
+from ppdl_mq.wire import canonical
 from tests.protocol.world import started, terms_of
 from tests.trial import TrialInProcess, identity_of, manifest_for
 
@@ -193,6 +195,25 @@ def test_a_sealed_entry_under_another_name_does_not_open(tmp_path: Path) -> None
         with pytest.raises(JournalError):
             journal.secret_fact(name)
     assert journal.secret_fact("none") is None
+    journal.close()
+
+
+def test_what_could_not_be_read_again_is_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "MAX_STATE_BYTES", 1_000)
+    journal = opened(tmp_path)
+    largest = {"x": bytes(1_000 - len(canonical.encode({"x": bytes(500)})) + 500)}
+    journal.keep_secret_fact("state", largest)
+    assert journal.secret_fact("state") == largest
+
+    def keep_too_much() -> None:
+        with journal.transaction():
+            journal.keep_fact("beside", b"1")
+            journal.keep_secret_fact("state", {"x": largest["x"] + b"1"})
+
+    with pytest.raises(JournalError, match="would have 1001 bytes"):
+        keep_too_much()
+    assert journal.fact("beside") is None
+    assert journal.secret_fact("state") == largest
     journal.close()
 
 

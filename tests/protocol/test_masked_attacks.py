@@ -6,11 +6,13 @@ import dataclasses
 import hashlib
 import itertools
 from collections.abc import Callable
+from types import MappingProxyType
 from typing import Any
 
 import pytest
 from nacl import bindings
 
+from ppdl_mq.config import limits
 from ppdl_mq.crypto.agreement import mask_commitment
 from ppdl_mq.crypto.identity import verify
 from ppdl_mq.crypto.secret import Secret
@@ -29,6 +31,7 @@ from ppdl_mq.errors import (
 from ppdl_mq.protocol.effects import Record
 from ppdl_mq.protocol.machine import NotYet
 from ppdl_mq.protocol.masked_average.membership import remaining
+from ppdl_mq.protocol.masked_average.state import Commitment, RoundState
 from ppdl_mq.protocol.phases import Phase
 from ppdl_mq.protocol.statements import (
     abandon_statement,
@@ -40,8 +43,9 @@ from ppdl_mq.protocol.statements import (
     statement_bytes,
     sum_statement,
 )
+from ppdl_mq.wire import canonical
 from ppdl_mq.wire.kinds import Kind
-from ppdl_mq.wire.messages import Abandon, Commit, Drop, Leave, MaskedShard, Receipt, Release, SumShard
+from ppdl_mq.wire.messages import Abandon, Commit, Drop, Leave, MaskedShard, Receipt, Release, SignedSum, SumShard
 from tests.people import identity_of
 from tests.protocol.masked_scene import Scene, altered, of, spoilt
 from tests.protocol.masked_world import Letter, sha
@@ -768,6 +772,44 @@ def test_a_forged_drop_is_refused() -> None:
             scene.offer("anna", "bert", forged, turn=1)
     with pytest.raises(Malformed):
         scene.offer("anna", "bert", drop(scene, "bert", "zoe"), turn=1)
+
+
+def test_a_drop_is_noted_for_the_current_step_and_the_next_one_only() -> None:
+    """What others can put into a peer's state is bounded: it must be read again after a restart."""
+    scene = Scene(4, training__epochs=2)
+    scene.until(lambda: in_step(scene))
+    state = scene.state("anna")
+    assert state.step == 1  # and 2 would be an evaluation, which this trial passes over
+    with pytest.raises(OutOfTurn) as refused:
+        scene.offer("anna", "bert", drop(scene, "bert", "dora", since=2), turn=2)
+    assert not isinstance(refused.value, NotYet)
+    with pytest.raises(NotYet):
+        scene.offer("anna", "bert", drop(scene, "bert", "dora", since=4), turn=4)
+    for step in (1, 3):
+        after, _ = scene.offer("anna", "bert", drop(scene, "bert", "dora", since=step), turn=step)
+        assert set(after.drops) == {("bert", "dora", step)}
+
+
+def test_the_largest_state_fits_the_journal() -> None:
+    names = tuple(f"{number:032d}" for number in range(limits.MAX_PEERS))
+    every = MappingProxyType(dict.fromkeys(names, bytes(64)))
+    sums = (SignedSum(shard=at, maker=name, digest=bytes(32), signature=bytes(64)) for at, name in enumerate(names))
+    state = RoundState(
+        members=names,
+        commits=MappingProxyType(dict.fromkeys(names, Commitment(bytes(32), (bytes(32),) * len(names), bytes(64)))),
+        shards=frozenset((name, at) for name in names for at in (0, 199)),
+        receipts=every,
+        sums=MappingProxyType({each.shard: each for each in sums}),
+        drops=MappingProxyType(
+            {(*pair, step): bytes(64) for pair in itertools.product(names, names) for step in (2**31, 2**31 + 1)}
+        ),
+        leaves=MappingProxyType(dict.fromkeys(names, (2**31, bytes(64)))),
+        parted=MappingProxyType(dict.fromkeys(names, (2**31, bytes(32)))),
+        agreed=frozenset(names),
+        done=frozenset(names),
+        lost=frozenset(names),
+    )
+    assert len(canonical.encode(state.as_data())) < 0.9 * limits.MAX_STATE_BYTES  # the session needs some, too
 
 
 @pytest.mark.parametrize("signers", [("anna",), ("bert", "cleo"), ("dora",)])

@@ -10,7 +10,7 @@ from typing import Final
 
 from ppdl_mq.config import limits
 from ppdl_mq.crypto.identity import verify
-from ppdl_mq.errors import Malformed, Overflow, TooFewPeers
+from ppdl_mq.errors import Malformed, OutOfTurn, Overflow, TooFewPeers
 from ppdl_mq.protocol.effects import Discard, Effect, KeepModel, Record, Send
 from ppdl_mq.protocol.events import Decided, LeaveAsked, Overflowed, Received, Rested
 from ppdl_mq.protocol.machine import NotYet
@@ -228,6 +228,8 @@ class MembershipSteps(ClosingSteps):
             raise Malformed(f"A DROP of {event.sender} names somebody who is no peer of this trial.")
         if step < state.step or (drop.by, drop.name, step) in state.drops:
             return state, ()
+        if state.step < step < self._next_step(state):  # nobody needs it, and what a state holds is bounded
+            raise OutOfTurn(f"A DROP of {event.sender} is of step {step}, which the trial passes over.")
         statement = drop_statement(state.session_id, step, drop.name)
         verify(self.terms.peers[drop.by], drop.signature, statement)
         if step > self._next_step(state):
