@@ -16,9 +16,9 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import Final
 
 from ppdl_mq.audit.database import Conflict, Database, Place
-from ppdl_mq.audit.forms import Attempt
 from ppdl_mq.crypto import labels
 from ppdl_mq.crypto.hashing import sha256
+from ppdl_mq.protocol.masked_average.context import Context
 from ppdl_mq.protocol.statements import statement_bytes
 from ppdl_mq.wire import canonical
 from ppdl_mq.wire.entries import Entry
@@ -70,13 +70,13 @@ class Commitments:
         self._db = database
         self._db.script(_SCHEMA)
 
-    def add(self, entry: Entry, attempt: Attempt) -> None:
+    def add(self, entry: Entry, context: Context) -> None:
         """Take a commitment of the log that is being read."""
-        members = canonical.encode(list(attempt.members))
-        known = (attempt.digest, attempt.session, attempt.step, attempt.attempt, members)
+        members, digest = canonical.encode(list(context.members)), context.digest()
+        known = (digest, context.session, context.step, context.attempt, members)
         self._db.do("INSERT OR IGNORE INTO context VALUES (?, ?, ?, ?, ?)", known)
         statement = statement_bytes(entry.says, entry.about)
-        row = (attempt.digest, entry.by, hashlib.sha256(statement).digest())
+        row = (digest, entry.by, hashlib.sha256(statement).digest())
         self._db.do("INSERT OR IGNORE INTO commitment VALUES (NULL, ?, ?, ?, ?)", (*row, statement))
         self._db.do(
             """INSERT OR IGNORE INTO mine SELECT context, signer, id, ? FROM commitment

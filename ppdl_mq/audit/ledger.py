@@ -15,8 +15,8 @@ from typing import Any, Final, Self
 
 from ppdl_mq.audit.commitments import Commitments
 from ppdl_mq.audit.database import Conflict, Database, Place
-from ppdl_mq.audit.forms import Attempt, attempt_of
 from ppdl_mq.audit.results import Results
+from ppdl_mq.protocol.masked_average.context import Context
 from ppdl_mq.wire import canonical
 from ppdl_mq.wire.entries import Entry
 
@@ -123,7 +123,7 @@ class Ledger:
         self._say(log, entry, entry.says, *_place_and_result(entry.says, about), value=value)
         match entry.says:
             case "commitment":
-                self._add_commitment(log, entry, attempt_of(about["context"]))
+                self._add_commitment(log, entry, Context.decode(about["context"]))
             case "receipt":
                 self.commitments.claim(log, entry)
             case "agreement":
@@ -136,13 +136,13 @@ class Ledger:
             case "turn" if about["turn"]:
                 self._add_result(log, b"", about["turn"], about["digest"])
 
-    def _add_commitment(self, log: int, entry: Entry, attempt: Attempt) -> None:
+    def _add_commitment(self, log: int, entry: Entry, context: Context) -> None:
         """Take a commitment, and what it says about the weights that the step stands on: the same in all attempts."""
-        self.commitments.add(entry, attempt)
-        self.results.add_base(log, entry, attempt)
-        step = canonical.encode([attempt.session, attempt.step])
-        self._say(log, entry, "base", step, attempt.base, value=attempt.base)
-        self._say(log, entry, "exponents", step + attempt.base, attempt.exponents, value=attempt.exponents)
+        self.commitments.add(entry, context)
+        self.results.add_base(log, entry, context)
+        step = canonical.encode([context.session, context.step])
+        self._say(log, entry, "base", step, context.base, value=context.base)
+        self._say(log, entry, "exponents", step + context.base, context.exponents, value=context.exponents)
 
     def _say(self, log: int, entry: Entry, says: str, place: bytes, result: bytes | None, *, value: bytes) -> None:
         context = entry.about["context"] if says in ("receipt", "sum", "agreement") else None
@@ -226,8 +226,8 @@ def _place_and_result(says: str, about: Mapping[str, Any]) -> tuple[bytes, bytes
             # Of masked-average, a peer says it after each step in which somebody leaves, and at the end.
             return canonical.encode([about["session"], about["turn"]]), about["digest"]
         case "commitment":
-            attempt = attempt_of(about["context"])
-            return canonical.encode([attempt.session, attempt.step, attempt.attempt]), None
+            context = Context.decode(about["context"])
+            return canonical.encode([context.session, context.step, context.attempt]), None
         case "receipt":
             return about["context"], about["commitments"]
         case "sum":

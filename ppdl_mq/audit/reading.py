@@ -6,12 +6,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from ppdl_mq.audit.forms import attempt_of, check_form
+from ppdl_mq.audit.forms import check_form
 from ppdl_mq.config import limits
 from ppdl_mq.crypto import labels
 from ppdl_mq.crypto.hashing import sha256
 from ppdl_mq.crypto.identity import PublicIdentity, verify
 from ppdl_mq.errors import JournalError, Malformed, Misdirected, OutOfTurn, PpdlError
+from ppdl_mq.protocol.masked_average.context import Context
 from ppdl_mq.protocol.schedule import Schedule
 from ppdl_mq.protocol.statements import NO_TURN_BEFORE, statement_bytes
 from ppdl_mq.wire.entries import BEGINNING, MAX_LINE_BYTES, NOTHING_BEFORE, Entry, digest_of, read_line
@@ -110,7 +111,7 @@ class Log:
             return
         if not self._session:
             raise OutOfTurn("It comes before all session keys are known.")
-        session = attempt_of(about["context"]).session if entry.says == "commitment" else about.get("session")
+        session = Context.decode(about["context"]).session if entry.says == "commitment" else about.get("session")
         if session is not None and session != self._session:
             raise Misdirected("It is of another session than the one whose keys the log holds.")
         is_masked = self.protocol == "masked-average"
@@ -150,12 +151,8 @@ class Log:
             raise OutOfTurn("The trial has no such step.")
 
     def _check_commitment(self, entry: Entry) -> None:
-        attempt = attempt_of(entry.about["context"])
-        members = attempt.members
-        if entry.by not in members or not self._peers.keys() >= set(members):
-            raise Misdirected("Its members are not peers of the trial, or its signer is none of them.")
-        self._check_step(attempt.step)
-        if attempt.attempt > limits.MAX_ATTEMPTS:
+        context = Context.decode(entry.about["context"])
+        context.check_commitment(entry.by, len(entry.about["shards"]), self._peers)
+        self._check_step(context.step)
+        if context.attempt > limits.MAX_ATTEMPTS:
             raise OutOfTurn("The trial has no such step.")
-        if len(entry.about["shards"]) != len(members):
-            raise Malformed("It has not one shard a member.")

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from typing import Final, Literal
 
 from ppdl_mq.audit.database import Conflict, Database, Place
-from ppdl_mq.audit.forms import Attempt
+from ppdl_mq.protocol.masked_average.context import Context
 from ppdl_mq.wire import canonical
 from ppdl_mq.wire.entries import Entry
 
@@ -52,9 +52,9 @@ class Results:
         self._db = database
         self._db.script(_SCHEMA)
 
-    def add_base(self, log: int, entry: Entry, attempt: Attempt) -> None:
+    def add_base(self, log: int, entry: Entry, context: Context) -> None:
         """Take what a commitment stands on."""
-        row = (entry.by, attempt.session, attempt.step, attempt.base, log, entry.number)
+        row = (entry.by, context.session, context.step, context.base, log, entry.number)
         self._db.do("INSERT OR IGNORE INTO stands VALUES (?, ?, ?, ?, ?, ?)", row)
 
     def add_final(self, log: int, entry: Entry) -> None:

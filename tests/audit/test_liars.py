@@ -233,6 +233,40 @@ def test_a_commitment_on_other_weights_is_signed_or_stops_nobody(seed: int, tmp_
     assert blamed(lied.verdict(tmp_path / "some", *HONEST)) == {"cleo"}  # bert was shown the other one
 
 
+@pytest.mark.parametrize(
+    ("fields", "shards"),
+    [
+        ({"base": INVENTED[:31]}, 3),
+        ({"base": "x"}, 3),
+        ({"exponents": None}, 3),
+        ({"base": INVENTED}, 1),
+        ({"base": INVENTED, "members": ["anna", "bert", "cleo", "dora"]}, 4),
+        ({"base": INVENTED, "members": ["anna", "bert"]}, 2),
+        ({"base": INVENTED, "word": 33}, 3),
+    ],
+)
+def test_no_commitment_makes_the_log_of_whoever_was_shown_it_a_broken_one(
+    fields: dict[str, Any], shards: int, tmp_path: Path
+) -> None:
+    scene = Recorded(3)
+
+    def lie(letter: Letter) -> Letter:
+        commit: Any = letter.send.message
+        plain: Any = canonical.decode(commit.context, limit_bytes=4096)
+        context, digests = canonical.encode(plain | fields), (INVENTED,) * shards
+        signature = scene.sign("cleo", commitment_statement(context_digest(context), commit.mask, digests))
+        return altered(letter, context=context, shards=digests, signature=signature)
+
+    scene.replace(of(Kind.COMMIT, "cleo", "anna"), lie)
+    scene.run()
+    assert scene.verdict(tmp_path / "all").holds, "it was refused, and stands in no log"
+    assert scene.waiting_for("anna") == ("cleo",)
+    scene.tampers = lambda _, letter: letter
+    scene._asked_in_vain = 0
+    scene.run()
+    assert set(scene.phases().values()) == {Phase.ENDED}, "the right one came when it was asked for again"
+
+
 def test_whose_fault_other_initial_weights_are_no_log_tells(tmp_path: Path) -> None:
     """Cleo may stop before it has committed itself: then no statement shows on what it stood."""
     named: set[str] = set()

@@ -495,8 +495,8 @@ def test_contexts_that_differ(fields: dict[str, Any], why: type[RemoteError] | N
     scene = Scene(3)
     scene.until(lambda: scene.state("anna").phase is Phase.MASKING)
     state = scene.state("anna")
-    context = dataclasses.replace(scene.peers["anna"].machine._context(state), **fields).encode()
-    shards = (bytes(32),) * 3
+    theirs = dataclasses.replace(scene.peers["anna"].machine._context(state), **fields)
+    context, shards = theirs.encode(), (bytes(32),) * len(theirs.members)
     signature = scene.sign("cleo", commitment_statement(context_digest(context), bytes(32), shards))
     commit = Commit(context=context, shards=shards, mask=bytes(32), signature=signature)
     if why is None:
@@ -505,6 +505,51 @@ def test_contexts_that_differ(fields: dict[str, Any], why: type[RemoteError] | N
     with pytest.raises(RemoteError) as caught:
         scene.offer("anna", "cleo", commit)
     assert type(caught.value) is why
+
+
+def committing(scene: Scene, fields: dict[str, Any], *, count: int = 3) -> Commit:
+    """A commitment of cleo that holds, in anna's context but for some entries; `...` takes one away."""
+    plain: Any = canonical.decode(scene.peers["anna"].machine._context(scene.state("anna")).encode(), limit_bytes=4096)
+    changed = {name: value for name, value in (plain | fields).items() if value is not ...}
+    context, shards = canonical.encode(changed), (bytes(32),) * count
+    signature = scene.sign("cleo", commitment_statement(context_digest(context), bytes(32), shards))
+    return Commit(context=context, shards=shards, mask=bytes(32), signature=signature)
+
+
+OTHER = bytes([7]) * 32
+FOREIGN_FORMS: dict[str, tuple[dict[str, Any], int]] = {
+    "a short base": ({"base": bytes(31)}, 3),
+    "a base that is a text": ({"base": "x"}, 3),
+    "no base": ({"base": ...}, 3),
+    "no exponents": ({"exponents": None}, 3),
+    "one key more": ({"base": OTHER, "more": 1}, 3),
+    "another word": ({"word": 33}, 3),
+    "no word": ({"word": None}, 3),
+    "a word that is a text": ({"word": "x"}, 3),
+    "a word that is true": ({"base": OTHER, "word": True}, 3),
+    "a negative step": ({"base": OTHER, "step": -1}, 3),
+    "an attempt that is false": ({"base": OTHER, "attempt": False}, 3),
+    "no members": ({"base": OTHER, "members": []}, 1),
+    "members that are no list": ({"base": OTHER, "members": "anna"}, 3),
+    "members out of order": ({"base": OTHER, "members": ["bert", "anna", "cleo"]}, 3),
+    "a member twice": ({"base": OTHER, "members": ["anna", "cleo", "cleo"]}, 3),
+    "a member that is no peer": ({"base": OTHER, "members": ["anna", "bert", "cleo", "dora"]}, 4),
+    "the signer is none": ({"base": OTHER, "members": ["anna", "bert"]}, 2),
+    "one shard": ({"base": OTHER}, 1),
+    "a shard too many": ({"base": OTHER}, 4),
+    "as many shards as this peer's members": ({"base": OTHER, "members": ["anna", "cleo"]}, 3),
+}
+
+
+@pytest.mark.parametrize("name", FOREIGN_FORMS)
+def test_contexts_of_another_form_are_refused_before_anything_is_concluded(name: str) -> None:
+    """A peer that recorded one as the lie that stopped it would hold a transcript that nobody can read."""
+    scene = Scene(3)
+    scene.until(lambda: scene.state("anna").phase is Phase.MASKING)
+    fields, count = FOREIGN_FORMS[name]
+    with pytest.raises(RemoteError) as caught:
+        scene.offer("anna", "cleo", committing(scene, fields, count=count))
+    assert type(caught.value) in (Malformed, Misdirected)
 
 
 @pytest.mark.parametrize("context", [b"", b"\xc0", b"\x90", b"\x01", b"\x80", b"\x81\xa4step\x01", b"\xff" * 100])

@@ -14,6 +14,7 @@ from ppdl_mq.errors import Equivocation, Malformed, Misdirected, OutOfTurn, Spli
 from ppdl_mq.protocol.effects import Adopt, Effect, Record, Send
 from ppdl_mq.protocol.events import Masked, Received
 from ppdl_mq.protocol.machine import NotYet
+from ppdl_mq.protocol.masked_average.context import Context
 from ppdl_mq.protocol.masked_average.flow import Flow, Step
 from ppdl_mq.protocol.masked_average.state import Commitment, RoundState
 from ppdl_mq.protocol.phases import Phase
@@ -104,9 +105,12 @@ class ExchangeSteps(Flow):
 
         Raises:
             SplitView: the weights that it stands on differ, or the numbers that follow from them.
-            Misdirected: anything else.
+            Malformed, Misdirected: anything else.
         """
-        fields = set(self._context(state).differences(commit.context))
+        # A transcript that holds it must be one that others can read: its form comes before what it says.
+        theirs = Context.decode(commit.context)
+        theirs.check_commitment(sender, len(commit.shards), self.terms.peers)
+        fields = self._context(state).differences(theirs)
         if fields & {"base", "exponents"} and fields <= {"base", "exponents", "members", "word"}:
             what = "other weights" if "base" in fields else "other exponents"
             records = (self._record_commit(sender, commit),)
