@@ -15,6 +15,7 @@ from ppdl_mq.errors import Equivocation, SplitView
 from ppdl_mq.protocol.effects import Record
 from ppdl_mq.protocol.phases import Phase
 from ppdl_mq.protocol.statements import (
+    abandon_statement,
     agreement_statement,
     commitment_statement,
     context_digest,
@@ -265,6 +266,29 @@ def test_no_commitment_makes_the_log_of_whoever_was_shown_it_a_broken_one(
     scene._asked_in_vain = 0
     scene.run()
     assert set(scene.phases().values()) == {Phase.ENDED}, "the right one came when it was asked for again"
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_an_overflow_said_to_some_stands_in_the_logs_with_what_made_others_say_it(seed: int, tmp_path: Path) -> None:
+    """The commitment that made them is one of an honest peer, and blames nobody."""
+    scene = Recorded(3, seed=seed)
+    scene.false_overflows = {"cleo"}
+
+    def lie(letter: Letter) -> Letter:
+        statement = abandon_statement(scene.state("bert").session_id, 1, 0, False)
+        return altered(letter, overflow=False, signature=scene.sign("cleo", statement))
+
+    is_first = of(Kind.ABANDON, "cleo", "bert")
+    scene.replace(lambda letter: is_first(letter) and letter.send.attempt == 0, lie)
+    scene.run()
+    said = scene.peers["bert"].records
+    at = next(index for index, each in enumerate(said) if each.says == "abandon" and each.about["overflow"])
+    assert said[at].by == "bert"
+    cause: Any = canonical.decode(said[at - 1].about["context"], limit_bytes=4096)
+    assert (said[at - 1].says, cause["word"], cause["attempt"]) == ("commitment", 64, 1)
+    assert found(scene.verdict(tmp_path / "bert", "bert")) == []
+    assert blamed(scene.verdict(tmp_path / "all")) == {"cleo"}, "of two ABANDONs"
+    assert blamed(scene.verdict(tmp_path / "some", *HONEST)) == {"cleo"}
 
 
 def test_whose_fault_other_initial_weights_are_no_log_tells(tmp_path: Path) -> None:

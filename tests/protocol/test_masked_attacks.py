@@ -723,6 +723,29 @@ def test_an_overflow_said_to_some_is_said_to_all_by_who_hears_of_it_and_contradi
     assert contradict(*(said(scene, name, "abandon", "cleo")[0] for name in HONEST))
 
 
+@pytest.mark.parametrize("members", [["anna", "bert", "cleo"], ["anna", "cleo"]])
+def test_the_commitment_that_makes_a_peer_say_overflow_is_recorded(members: list[str]) -> None:
+    scene = Scene(3)
+    scene.until(lambda: scene.state("anna").phase is Phase.MASKING)
+    commit = committing(scene, {"word": 64, "members": members}, count=len(members))
+    state, effects = scene.offer("anna", "cleo", commit)
+    assert state.abandons == {"anna": True}
+    first, second = (effect for effect in effects if isinstance(effect, Record))
+    assert (first.by, first.says, first.about["context"]) == ("cleo", "commitment", commit.context)
+    assert first.signature == commit.signature
+    assert (second.by, second.says, second.about["overflow"]) == ("anna", "abandon", True)
+    again = scene.peers["anna"].machine.step(state, scene.received("anna", "cleo", commit))
+    assert again == (state, ()), "it has said so, and records no more of it"
+
+
+def test_a_commitment_with_the_smaller_word_is_passed_over() -> None:
+    """Of somebody who has not heard of an overflow yet."""
+    scene = Scene(3, averaging__word=64)
+    scene.until(lambda: scene.state("anna").phase is Phase.MASKING)
+    assert scene.state("anna").word == 64
+    assert scene.offer("anna", "cleo", committing(scene, {"word": 32})) == (scene.state("anna"), ())
+
+
 def test_who_gives_up_before_some_and_releases_before_others_stops_the_trial_and_learns_nothing() -> None:
     """Cleo, with the relay's help, has anna in the next attempt and bert in this one."""
     scene = Scene(3)

@@ -118,9 +118,10 @@ class ExchangeSteps(Flow):
         if not fields <= {"members", "word"}:
             raise Misdirected(f"{sender} committed itself in another context.")
         has_moved = self.terms.me in state.masks or self.terms.me in state.abandons
-        if "word" in fields and state.word == 32 and not has_moved:
+        if (state.word, theirs.word) == (32, 64) and not has_moved:
             # Somebody told it of an overflow, and not this peer: with this peer's own word for it all will know.
-            return self._advance(*self._abandon(state, overflow=True))
+            given_up, effects = self._abandon(state, overflow=True)
+            return self._advance(given_up, (self._record_commit(sender, commit), *effects))
         return state, ()
 
     def _on_shard(self, state: RoundState, event: Received) -> Step:
