@@ -28,7 +28,8 @@ from ppdl_mq.errors import (
     TooFewPeers,
     Unauthentic,
 )
-from ppdl_mq.protocol.effects import Record
+from ppdl_mq.protocol.effects import Record, Send
+from ppdl_mq.protocol.events import Decided
 from ppdl_mq.protocol.machine import NotYet
 from ppdl_mq.protocol.masked_average.membership import remaining
 from ppdl_mq.protocol.masked_average.state import Commitment, RoundState
@@ -912,6 +913,38 @@ def test_a_coalition_may_go_on_alone_and_the_others_are_told(seed: int) -> None:
     models = {frozenset(pair): {scene.peers[name].kept for name in pair} for pair in (HONEST, ("cleo", "dora"))}
     assert all(len(kept) == 1 for kept in models.values())
     assert len(set.union(*models.values())) == 2, "each pair has a sum of its own"
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_a_farewell_after_a_release_does_not_keep_people_from_deciding(seed: int) -> None:
+    """Cleo releases, says that it leaves that same step, and withholds its sum: one decision at each peer goes on."""
+    scene = Scene(3, seed=seed, training__epochs=2, averaging__min_peers=2)
+    scene.hold(lambda letter: letter.sender == "cleo" and letter.send.message.kind in (Kind.SUM, Kind.AGREE))
+    scene.run()
+    assert scene.waiting_for("anna") == scene.waiting_for("bert") == ("cleo",)
+    scene.peers["cleo"].is_dead = True
+    farewell = leave_statement(scene.state("anna").session_id, 1)
+    for name in HONEST:
+        scene.post(name, scene.received(name, "cleo", Leave(name="cleo", signature=scene.sign("cleo", farewell))))
+    scene.run()
+    assert scene.waiting_for("anna") == scene.waiting_for("bert") == ("cleo",)
+
+    anna, decided = scene.peers["anna"].machine, Decided(name="cleo")
+    state, effects = anna.step(scene.state("anna"), decided)
+    assert state.lost == state.done == {"cleo"}
+    assert [(each.by, each.about["name"], each.about["step"]) for each in effects if isinstance(each, Record)] == [
+        ("anna", "cleo", 3)
+    ]
+    told = {each.recipient for each in effects if isinstance(each, Send) and each.message.kind is Kind.DROP}
+    assert told == {"bert", "cleo"}
+    again, effects = anna.step(state, decided)
+    assert (again, effects) == (state, ()), "it is lost already"
+
+    for name in HONEST:
+        scene.decide(name, "cleo")
+    scene.run()
+    scene.check()
+    assert ended(scene) == set(HONEST), "its DONE is not waited for either"
 
 
 def test_who_is_dropped_by_all_others_knows_it() -> None:

@@ -196,8 +196,10 @@ class MembershipSteps(ClosingSteps):
 
     def _on_decided(self, state: RoundState, event: Decided) -> Step:
         terms, name = self.terms, event.name
-        if name in self._awaited(state):  # it takes part in nothing any more
-            return self._on_given_up(state, event)
+        if name in self._awaited(state):
+            if name not in state.members or name in state.lost:  # it takes part in nothing any more
+                return self._on_given_up(state, event)
+            state = state.replace(done=state.done | {name})  # it said farewell, and still owes what the attempt needs
         has_released = terms.me in state.masks
         step = self._next_step(state) if has_released else state.step
         if name == terms.me or name not in terms.peers or (terms.me, name, step) in state.drops:
