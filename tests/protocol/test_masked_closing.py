@@ -11,9 +11,9 @@ from ppdl_mq.protocol.effects import Record, Send
 from ppdl_mq.protocol.events import Decided, Overdue, Received, Sent
 from ppdl_mq.protocol.machine import NotYet
 from ppdl_mq.protocol.phases import Phase
-from ppdl_mq.protocol.statements import final_statement
+from ppdl_mq.protocol.statements import final_statement, leave_statement
 from ppdl_mq.wire.kinds import Kind
-from ppdl_mq.wire.messages import Done
+from ppdl_mq.wire.messages import Done, Leave
 from tests.protocol.masked_scene import Scene, of
 from tests.protocol.masked_world import Letter
 
@@ -215,3 +215,87 @@ def test_a_leaver_does_not_wait_for_those_who_have_to_stop_without_it() -> None:
     scene.run()
     assert scene.state("cleo").phase is Phase.LEFT
     assert {type(scene.peers[name].failure) for name in ("anna", "bert")} == {TooFewPeers}
+
+
+def have_left(scene: Scene, *leavers: str) -> None:
+    scene.check()
+    for name in leavers:
+        peer = scene.peers[name]
+        assert (peer.state.phase, peer.failure) == (Phase.LEFT, None), scene.waiting_for(name)
+        assert peer.kept is not None
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize(("count", "least"), [(4, 3), (5, 4)])
+@pytest.mark.parametrize("kinds", [(), (Kind.AGREE, Kind.DONE)], ids=["all comes", "some is lost"])
+def test_two_who_leave_at_once_do_not_wait_for_those_who_have_to_stop(
+    kinds: tuple[Kind, ...], count: int, least: int, seed: int
+) -> None:
+    """Each finds, on leaving, that enough remain without it."""
+    scene = Scene(count, seed=seed, training__epochs=3, averaging__min_peers=least)
+    scene.hold(lambda letter: letter.send.message.kind is Kind.RECEIPT and letter.send.turn == 3)
+    scene.until(lambda: all(scene.state(name).step == 3 for name in scene.peers))
+    scene.let_go()
+    if kinds:
+        destroy_once(scene, kinds)
+    scene.leave("bert")
+    scene.leave("cleo")
+    scene.run()
+    have_left(scene, "bert", "cleo")
+    others = [peer for name, peer in scene.peers.items() if name not in ("bert", "cleo")]
+    assert {type(peer.failure) for peer in others} == {TooFewPeers}
+    assert {peer.kept for peer in others} == {None}, "no model is written"
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_nor_does_one_that_left_a_step_before_another_did(seed: int) -> None:
+    """Anna and dora hear of the second farewell before they have parted from the first, and stop without a DONE."""
+    scene = Scene(4, seed=seed, training__epochs=3, averaging__min_peers=3)
+    scene.until(lambda: scene.state("bert").step == 3 and scene.state("bert").phase is Phase.RECEIPTED)
+    scene.leave("bert")
+    scene.hold(lambda letter: letter.send.message.kind is Kind.AGREE and letter.send.recipient in ("anna", "dora"))
+    scene.until(lambda: scene.state("cleo").step == 5)
+    scene.leave("cleo")
+    scene.until(lambda: all("cleo" in scene.state(name).leaves for name in ("anna", "dora")))
+    scene.let_go()
+    scene.run()
+    have_left(scene, "bert", "cleo")
+
+
+def test_what_a_leaver_takes_from_the_farewell_of_another() -> None:
+    scene = Scene(4, training__epochs=3, averaging__min_peers=3)
+    scene.until(lambda: all(scene.state(name).step == 3 for name in scene.peers))
+    scene.leave("bert")
+    machine, state = scene.peers["bert"].machine, scene.state("bert")
+    assert state.phase is Phase.CLOSING
+
+    def farewell(step: int, *, signer: str = "cleo") -> Received:
+        statement = leave_statement(state.session_id, step)
+        message = Leave(name="cleo", signature=scene.sign(signer, statement))
+        return scene.received("bert", "dora", message, turn=step)
+
+    later, effects = machine.step(state, farewell(5))
+    assert (later.parted, len(effects)) == (state.parted, 1), "those who remain begin another step, and say DONE"
+    with pytest.raises(Unauthentic):
+        machine.step(state, farewell(3, signer="dora"))
+
+    after, effects = machine.step(later, farewell(3))
+    record, *told = effects
+    assert isinstance(record, Record)
+    assert (record.by, record.says, record.about["step"]) == ("cleo", "leave", 3)
+    said = {(each.recipient, getattr(each.message, "name", "")) for each in told if isinstance(each, Send)}
+    assert said == {(to, name) for to in ("anna", "dora") for name in ("bert", "cleo")}
+    assert machine.waiting_for(after) == ("anna", "cleo", "dora")
+    for name in ("anna", "cleo", "dora"):
+        after, _ = machine.step(after, Sent(kind=Kind.LEAVE, turn=3, recipient=name, message_id=bytes(16)))
+    assert machine.waiting_for(after) == ("cleo",), "it says DONE, as it leaves too"
+    assert machine.step(after, farewell(3)) == (after, ())
+    _, effects = machine.step(after, farewell(5))
+    assert [type(each) for each in effects] == [Record], "two farewells: a transcript that holds both names cleo"
+
+
+def test_who_has_finished_takes_no_farewell() -> None:
+    scene = closing()
+    statement = leave_statement(scene.state("anna").session_id, 1)
+    message = Leave(name="cleo", signature=scene.sign("cleo", statement))
+    assert scene.offer("anna", "cleo", message) == (scene.state("anna"), ())

@@ -56,7 +56,7 @@ class ClosingSteps(Flow):
 
     def _left_to_stop(self, state: RoundState, names: Iterable[str]) -> RoundState:
         """Note that some peers, without this one too few to go on, stop when they know: its LEAVE is all they need."""
-        parted = dict.fromkeys(names, (_UNANSWERED, b"")) | dict(state.parted)
+        parted = dict(state.parted) | dict.fromkeys(names, (_UNANSWERED, b""))
         return state.replace(parted=MappingProxyType(parted))
 
     def _done(self, state: RoundState, step: int) -> Done:

@@ -223,7 +223,13 @@ TABLE: Final[Table] = MappingProxyType(
     | _rows((*_IN_STEP, Phase.CLOSING), {"Sent": _M._on_sent})
     | _rows(
         (Phase.CLOSING,),
-        {"RESEND": _M._on_resend, "Overdue": _M._on_overdue, "DONE": _M._on_done, "Decided": _M._on_given_up},
+        {
+            "RESEND": _M._on_resend,
+            "Overdue": _M._on_overdue,
+            "DONE": _M._on_done,
+            "LEAVE": _M._on_leave_closing,
+            "Decided": _M._on_given_up,
+        },
     )
     | _rows((Phase.NEW,), {"Started": _M._on_started})
     | _rows((Phase.BUILDING,), {"Trained": _M._on_built})

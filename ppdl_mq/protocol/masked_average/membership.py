@@ -246,7 +246,9 @@ class MembershipSteps(ClosingSteps):
         has_receipted = terms.me in state.receipts
         step = self._next_step(state) if has_receipted else state.step
         signature = terms.sign(leave_statement(state.session_id, step))
-        told = tuple(self._tell_leave(to, terms.me, step, signature) for to in self._others(state))
+        # Who left before may wait for those who stop because of this one.
+        readers = sorted({*self._others(state), *state.parted})
+        told = tuple(self._tell_leave(to, terms.me, step, signature) for to in readers)
         effects: tuple[Effect, ...] = (self._record_leave(state, terms.me, step, signature), *told)
         leaving = state.replace(leaves=added(state.leaves, terms.me, (step, signature)), vows=state.vows + 1)
         if has_receipted:  # the attempt may yet be released: it is finished first
@@ -259,7 +261,7 @@ class MembershipSteps(ClosingSteps):
             known = {name for name in others if (terms.me, name, step) not in state.drops}
             closing, done = self._part(closing, others, self._prior_step(step), awaited=known)
         else:
-            closing = self._left_to_stop(closing, others)
+            closing = self._left_to_stop(closing, [name for name in others if name not in state.parted])
         return self._advance(closing, (*effects, Discard(step=step), *done))
 
     def _can_go_on_without_me(self, state: RoundState, step: int) -> bool:
@@ -292,6 +294,24 @@ class MembershipSteps(ClosingSteps):
         awaited = (leave.name,) if is_awaited else ()
         noted, told = self._part(noted, (leave.name,), self._prior_step(state.step), awaited=awaited)
         return self._reconsidered(noted, (record, *told))
+
+    def _on_leave_closing(self, state: RoundState, event: Received) -> Step:
+        """Others leave as well: those who remain may be too few to go on, and then stop without a DONE."""
+        me, leave, step = self.terms.me, message_as(Leave, event), event.turn
+        if me not in state.leaves or leave.name == me or leave.name not in self.terms.peers:
+            return state, ()
+        verify(self.terms.peers[leave.name], leave.signature, leave_statement(state.session_id, step))
+        known = state.leaves.get(leave.name)
+        record = self._record_leave(state, leave.name, step, leave.signature)
+        if known is not None and known[0] <= step:
+            return state, () if known[0] == step else (record,)
+        noted = state.replace(leaves=added(state.leaves, leave.name, (step, leave.signature)))
+        since = state.leaves[me][0]
+        if self._can_go_on_without_me(noted, since):
+            return noted, (record,)
+        stopping = sorted(self._awaited(noted) & set(self._seen_by(me, noted, since)))
+        told = tuple(each for name in stopping for each in self._tell_all(noted, name))
+        return self._left_to_stop(noted, stopping), (record, *told)
 
     def _tell_all(self, state: RoundState, to: str) -> tuple[Send, ...]:
         """Pass on who has left and who is dropped, in case that is what keeps another one waiting."""

@@ -216,11 +216,12 @@ class RoundSteps(TotalSteps, MembershipSteps):
 
     def _end_with(self, state: RoundState, following: int | None, effects: tuple[Effect, ...]) -> Step:
         """Begin no other step: keep the model, and see the others off."""
-        closing = self._closing(state)
-        told: tuple[Effect, ...] = ()
+        closing, others = self._closing(state), self._others(state)
         if following is None or self._can_go_on_without_me(state, following):
-            others = self._others(state)
             closing, told = self._part(closing, others, state.step, awaited=set(others) - state.lost)
+        else:  # who leaves too may not know that the rest stop
+            leavers = [name for name in others if name in state.leaves and state.leaves[name][0] <= following]
+            closing, told = self._part(closing, leavers, state.step, awaited=())
         return closing, (*effects, self._keep_model(state), *told)
 
     def _keep_model(self, state: RoundState) -> KeepModel:
