@@ -278,7 +278,7 @@ TARGETS = (
         name="journal",
         run=run_journal,
         errors=(JournalError,),
-        fixed_bytes=12 * 1024 * 1024,  # a file of live secrets is read up to its limit of 4 MiB
+        fixed_bytes=24 * 1024 * 1024,  # a file of live secrets is read up to its limit of 16 MiB
         longest_bytes=64,
     ),
 )

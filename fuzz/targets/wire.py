@@ -86,8 +86,10 @@ def run_canonical(data: bytes) -> None:
 
 
 def run_context(data: bytes) -> None:
-    """Compare another peer's context; equal is what has equal bytes, and nothing else."""
-    assert bool(CONTEXT.differences(data)) == (data != CONTEXT.encode())
+    """Decode another peer's context, and compare it; equal is what has equal bytes, and nothing else."""
+    theirs = Context.decode(data)
+    assert theirs.encode() == data
+    assert bool(CONTEXT.differences(theirs)) == (data != CONTEXT.encode())
 
 
 TARGETS = (

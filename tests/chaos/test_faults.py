@@ -49,4 +49,4 @@ def test_masked_average_through_deaths_of_peers_and_broker(tmp_path: Path, rabbi
 def test_fully_connected_over_a_cluster_that_loses_its_leader(tmp_path: Path, rabbit: RabbitNode) -> None:
     del rabbit  # skips where there is none
     with cluster(3) as nodes:
-        survive(tmp_path, "fully-connected", 30, nodes, "leader killed", "peer killed, back later")
+        survive(tmp_path, "fully-connected", 60, nodes, "leader killed", "peer killed, back later")

@@ -12,7 +12,7 @@ from ppdl_mq.config import limits
 from ppdl_mq.crypto.identity import verify
 from ppdl_mq.errors import Malformed, OutOfTurn, Overflow, TooFewPeers
 from ppdl_mq.protocol.effects import Discard, Effect, KeepModel, Record, Send
-from ppdl_mq.protocol.events import Decided, LeaveAsked, Overflowed, Received, Rested
+from ppdl_mq.protocol.events import Decided, LeaveAsked, Overflowed, Received, Rested, Sent
 from ppdl_mq.protocol.machine import NotYet
 from ppdl_mq.protocol.masked_average.closing import ClosingSteps
 from ppdl_mq.protocol.masked_average.flow import Step
@@ -20,6 +20,7 @@ from ppdl_mq.protocol.masked_average.state import RoundState
 from ppdl_mq.protocol.phases import Phase
 from ppdl_mq.protocol.session import added, message_as
 from ppdl_mq.protocol.statements import abandon_statement, drop_statement, leave_statement
+from ppdl_mq.wire.kinds import Kind
 from ppdl_mq.wire.messages import Abandon, Drop, Leave
 
 _MAX_DOUBLINGS: Final = 32  # of a rest: longer than any
@@ -209,10 +210,21 @@ class MembershipSteps(ClosingSteps):
         effects: tuple[Effect, ...] = (self._record_drop(state, terms.me, name, step, signature), *told)
         decided = state.replace(drops=added(state.drops, (terms.me, name, step), signature), vows=state.vows + 1)
         if not has_released or name not in state.members:
-            return self._reconsidered(decided, effects)
+            try:
+                return self._reconsidered(decided, effects)
+            except TooFewPeers:  # the others wait for this statement: see `_on_sent`
+                return decided, effects
         decided = decided.replace(lost=decided.lost | {name})
         asked = self._demands(decided) if decided.audit >= 0 and decided.sums[decided.audit].maker == name else ()
         return self._advance(decided, (*effects, *self._instead_of(decided, name), *asked))
+
+    def _on_sent(self, state: RoundState, event: Sent) -> Step:
+        """Stop where too few are left, once one of them has been told what this peer's people decided."""
+        others = set(self.members_seen(state)) - {self.terms.me}
+        is_told = event.kind is Kind.DROP and (event.recipient in others or not others)
+        if is_told and state.phase is not Phase.CLOSING and self.terms.me not in state.masks:
+            self._members_for(state, state.step)
+        return super()._on_sent(state, event)
 
     def _tell_drop(self, to: str, by: str, name: str, step: int, signature: bytes, *, again: int = 0) -> Send:
         drop = Drop(by=by, name=name, signature=signature)
