@@ -22,6 +22,10 @@ def test_what_counts_as_growth() -> None:
     assert round(steady.share, 3) == 0.02
     assert not growth("anna", samples(100 * MB, 100 * MB, 106 * MB), 2).is_flat
     assert not growth("anna", [*samples(100 * MB, 100 * MB), Sample(3, 100 * MB, 21)], 2).is_flat
+    at_work = [*samples(100 * MB, 100 * MB), *(Sample(3 + each, 100 * MB, 20 + each % 3) for each in range(12))]
+    assert growth("anna", at_work, 2).is_flat, "files that are open for a moment"
+    leak = [*samples(100 * MB, 100 * MB), *(Sample(3 + each, 100 * MB, 20 + each // 4) for each in range(12))]
+    assert not growth("anna", leak, 2).is_flat, "one file in four rounds"
 
 
 @pytest.mark.slow
