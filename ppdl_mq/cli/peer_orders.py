@@ -73,8 +73,8 @@ def drop(terminal: Terminal, name: str, config: Path, trial: Path | None, yes: b
 def leave(terminal: Terminal, config: Path, trial: Path | None, yes: bool) -> None:
     """Leave the trial for good, with a signed farewell (masked-average only).
 
-    The others go on without this organisation, unless fewer than min_peers are left. It finishes a step that it has
-    signed a receipt in, keeps what it has, and cannot come back.
+    The others go on without this organisation; with fewer than min_peers left the trial ends early for them. It
+    finishes a step that it has signed a receipt in, keeps what it has, and cannot come back.
 
     \b
     Example:
@@ -84,7 +84,7 @@ def leave(terminal: Terminal, config: Path, trial: Path | None, yes: bool) -> No
     _check_phase(found)
     _confirm(
         terminal,
-        f"The others go on without {found['peer']}, unless fewer than min_peers are left.\n"
+        f"The others go on without {found['peer']}; with fewer than min_peers left the trial ends early for them.\n"
         f"{found['peer']} finishes a step that it has signed a receipt in, keeps what it has, and cannot come back.",
         f"Leave trial {found['trial']}?",
         yes=yes,

@@ -250,7 +250,7 @@ def _rounds(manifest: Manifest, rules: Averaging) -> tuple[list[str], list[str],
         f"rounds     {rounds} ({manifest.training.epochs} epochs); all peers train at once",
         f"weighting  {rules.weighting}",
         f"numbers    {'64 bits' if rules.word == 64 else '32 bits; 64 in a round that they do not fit'}",
-        f"absent     {absent}; the trial stops with fewer than {rules.min_peers} peers",
+        f"absent     {absent}; with fewer than {rules.min_peers} peers the trial ends early",
         f"evaluated  {evaluated + ends if rules.evaluate_every else 'never'}",
     ]
     return lines, [], {"rounds": rounds, "averaging": rules.model_dump()}

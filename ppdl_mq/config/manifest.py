@@ -133,7 +133,7 @@ class Averaging(Section):
         on_absent: what happens when a peer has been waited for `absent_after_s`: nothing; this peer gives up; it goes
             on without the absent one, unasked.
         absent_after_s: seconds.
-        min_peers: the trial stops with fewer.
+        min_peers: with fewer the trial ends early.
         evaluate_every: rounds between evaluations over all hold-outs; 0 for none. The last round has one, then.
         stop_at_accuracy: end early once it is reached.
         stop_at_loss: end early once the loss is as low.

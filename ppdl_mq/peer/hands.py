@@ -150,6 +150,13 @@ class Hands(ABC):
         """Return what the status says beside what all protocols have and `machine.progress`; plain data for JSON."""
         return {}
 
+    def check_end(self) -> None:  # noqa: B027 (most trials end in one way only)
+        """Tell people, once the trial is over here, where it has ended before its time.
+
+        Raises:
+            TooFewPeers: it has.
+        """
+
     def leave(self) -> None:  # noqa: B027
         """Remove from the relay what is no one's inbox. Called once when the trial has ended here, while connected.
 

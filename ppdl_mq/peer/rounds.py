@@ -12,7 +12,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, cast
 
-from ppdl_mq.errors import Dropped, Overflow, PeerAbsent
+from ppdl_mq.errors import Dropped, Overflow, PeerAbsent, TooFewPeers
 from ppdl_mq.peer.hands import Hands, Tools
 from ppdl_mq.peer.rest import Rest
 from ppdl_mq.peer.trainer import ending
@@ -161,6 +161,22 @@ class RoundHands(Hands):
                 log.warning("%s has been waited for too long; going on without it, as the manifest says.", name)
                 self.tools.driver.post(Decided(name=name))
                 self._absent_since[name] = now
+
+    def check_end(self) -> None:
+        """Tell people where the trial ended before its time.
+
+        Raises:
+            TooFewPeers: it did.
+        """
+        if self.state.phase is not Phase.ENDED_EARLY:
+            return
+        number = (self.rounds.base_step + 1) // 2
+        when = f"after round {number}" if number else "before anything was agreed on"
+        model = f"The model of that round is in {self.model_path}. " if number else ""
+        raise TooFewPeers(
+            f"The trial has ended early, {when}: the manifest wants {self._rules.min_peers} peers, and fewer are left.",
+            hint=f"{model}To go on, agree on a new manifest.",
+        )
 
     def next_round_s(self) -> float | None:
         """Return in how many seconds a rest ends."""

@@ -55,7 +55,7 @@ log = logging.getLogger("ppdl_mq.peer")
 
 _LOOP_S: Final = 1.0
 _LEFT_FACT: Final = "left the relay"
-_OVER: Final = (Phase.ENDED, Phase.LEFT)
+_OVER: Final = (Phase.ENDED, Phase.LEFT, Phase.ENDED_EARLY)
 
 
 class Runner:
@@ -213,6 +213,7 @@ class Runner:
 
         Raises:
             Interrupted: `stop` was called; a later run goes on.
+            TooFewPeers: the trial has ended before its time.
             PpdlError: what keeps this peer from going on.
         """
         self._heartbeat.beat("beginning")
@@ -228,6 +229,7 @@ class Runner:
                 while not self._go_round():
                     pass
                 self._leave()
+            self.hands.check_end()
             return self.model_path
         except sqlite3.Error as fault:  # of a read; the journal's transactions say so themselves
             raise self.journal.damaged(fault) from None

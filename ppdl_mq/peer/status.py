@@ -103,7 +103,7 @@ def has_begun(status: Mapping[str, Any]) -> bool:
 
 def has_ended(status: Mapping[str, Any]) -> bool:
     """Tell whether the trial is over for this peer."""
-    return status["phase"] in (Phase.ENDED.value, Phase.LEFT.value)
+    return status["phase"] in (Phase.ENDED.value, Phase.LEFT.value, Phase.ENDED_EARLY.value)
 
 
 def peers_in(status: Mapping[str, Any], manifest: Manifest | None) -> tuple[str, ...]:

@@ -36,3 +36,4 @@ class Phase(enum.Enum):
     CLOSING = "closing"
     ENDED = "ended"
     LEFT = "left"
+    ENDED_EARLY = "ended early"

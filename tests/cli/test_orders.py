@@ -168,6 +168,7 @@ def test_the_protocol_is_said_before_the_peer_ever_ran(folder: Path, capsys: pyt
     [
         (Phase.ENDED, "has ended for mercy"),
         (Phase.LEFT, "has ended for mercy"),
+        (Phase.ENDED_EARLY, "has ended for mercy"),
         (Phase.AWAITING_HELLOS, "has not begun here"),
         (Phase.AWAITING_INITIAL, "has not begun here"),
     ],

@@ -115,7 +115,7 @@ def test_one_that_is_gone_is_not(files: TrialFiles) -> None:
         checked(files)
 
 
-@pytest.mark.parametrize("phase", ["ended", "left"])
+@pytest.mark.parametrize("phase", ["ended", "left", "ended early"])
 def test_a_trial_that_is_over_is_well(files: TrialFiles, phase: str) -> None:
     says(files, phase=phase, updated=0.0)
     assert "has ended" in checked(files).why

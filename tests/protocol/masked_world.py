@@ -18,7 +18,7 @@ from unittest import mock
 
 from ppdl_mq.config import limits
 from ppdl_mq.crypto.secret import Secret
-from ppdl_mq.errors import Dropped, LocalError, OutOfTurn, RemoteError, TooFewPeers, Unauthentic
+from ppdl_mq.errors import Dropped, LocalError, OutOfTurn, RemoteError, Unauthentic
 from ppdl_mq.protocol import session
 from ppdl_mq.protocol.effects import (
     AddUp,
@@ -151,6 +151,8 @@ class Letter:
         )
 
 
+OVER = (Phase.ENDED, Phase.ENDED_EARLY, Phase.LEFT)
+
 Task = Callable[[], tuple[Event, bytes | None, Slot | None]]
 
 
@@ -175,7 +177,7 @@ class Peer:
 
     @property
     def is_over(self) -> bool:
-        return self.state.phase in (Phase.ENDED, Phase.LEFT) or self.failure is not None
+        return self.state.phase in OVER or self.failure is not None
 
 
 class World:
@@ -352,7 +354,7 @@ class World:
     def _is_gone(self, peer: Peer, letter: Letter) -> bool:
         """Who has ended takes its inbox away once all is sent; the runner says so where the machine allows it."""
         reader = self.peers[letter.send.recipient]
-        has_left = reader.state.phase in (Phase.ENDED, Phase.LEFT) and not reader.unsent
+        has_left = reader.state.phase in OVER and not reader.unsent
         return has_left and peer.machine.may_be_gone(peer.state, letter.send.message.kind, letter.send.recipient)
 
     def _deliver(self, name: str, peer: Peer, letter: Letter) -> None:
@@ -367,7 +369,7 @@ class World:
         except NotYet:
             peer.inbox.append(letter)
             peer.too_early[letter.number] = peer.state
-        except (Dropped, TooFewPeers) as error:
+        except Dropped as error:
             peer.failure = error
         except RemoteError as error:
             self.refused(name, letter, error)
@@ -465,7 +467,7 @@ class World:
     def _post_own(self, name: str, event: Event, **given: Any) -> None:
         try:
             self.post(name, event, **given)
-        except (Dropped, TooFewPeers) as error:
+        except Dropped as error:
             self.peers[name].failure = error
 
     def _is_stale(self, peer: Peer, task: Any) -> bool:
@@ -551,7 +553,7 @@ class World:
     def check(self) -> None:
         for step, results in self.results.items():
             assert len(results) == 1, f"step {step} came to {len(results)} results"
-        models = {peer.kept for peer in self.peers.values() if peer.state.phase is Phase.ENDED}
+        models = {peer.kept for peer in self.peers.values() if peer.state.phase in (Phase.ENDED, Phase.ENDED_EARLY)}
         assert len(models) <= 1
 
     def decide(self, name: str, victim: str) -> None:
@@ -566,5 +568,5 @@ class World:
             return
         try:
             self.post(name, event)
-        except (Dropped, TooFewPeers, LocalError) as error:
+        except LocalError as error:
             peer.failure = error

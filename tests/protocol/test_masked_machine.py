@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from ppdl_mq.crypto.secret import Secret
-from ppdl_mq.errors import IllegalEvent, OutOfTurn, RemoteError, TooFewPeers
+from ppdl_mq.errors import IllegalEvent, OutOfTurn, RemoteError
 from ppdl_mq.protocol.effects import AddUp, KeepModel, MaskVector, PublishAgain, Send, Train
 from ppdl_mq.protocol.events import (
     AddedUp,
@@ -98,7 +98,8 @@ def states() -> dict[Phase, tuple[MaskedAverageMachine, RoundState]]:
     found = dict(chronicle().found)
     machine, ended = found[Phase.ENDED]
     found[Phase.NEW] = (machine, machine.initial())
-    found[Phase.LEFT] = (machine, ended.replace(phase=Phase.LEFT))
+    for phase in (Phase.LEFT, Phase.ENDED_EARLY):
+        found[phase] = (machine, ended.replace(phase=phase))
     return found
 
 
@@ -432,14 +433,15 @@ def test_a_farewell_that_is_sent_does_not_stand_for_the_agreement() -> None:
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_a_trial_of_too_few_stops(seed: int) -> None:
+def test_a_trial_of_too_few_ends_early(seed: int) -> None:
     scene = Scene(3, seed=seed, training__epochs=2, averaging__min_peers=3)
     scene.until(lambda: scene.state("cleo").step == 1 and scene.state("cleo").phase is Phase.TRAINING)
     scene.leave("cleo")
     scene.run()
     assert scene.state("cleo").phase is Phase.LEFT
     for name in ("anna", "bert"):
-        assert isinstance(scene.peers[name].failure, TooFewPeers)
+        assert scene.state(name).phase is Phase.ENDED_EARLY
+        assert scene.peers[name].kept is None, "nothing was agreed on"
 
 
 # --- other sizes -----------------------------------------------------------------------------------------------------

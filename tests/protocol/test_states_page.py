@@ -11,7 +11,7 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.mark.parametrize(
     ("protocol", "marker", "phases", "says"),
-    [("sequential", "states", 12, "on_turn_sent"), ("masked-average", "masked states", 20, "ABANDON, DROP |")],
+    [("sequential", "states", 12, "on_turn_sent"), ("masked-average", "masked states", 21, "ABANDON, DROP, LEAVE |")],
 )
 def test_the_page_has_the_table_of_the_machine(protocol: str, marker: str, phases: int, says: str) -> None:
     printed = subprocess.run(

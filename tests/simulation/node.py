@@ -132,7 +132,7 @@ class Node:
     def has_result(self) -> bool:
         """Whether it has ended with a model: it has none where it was dropped, or left within the first round."""
         left_early = isinstance(self.state, RoundState) and not self.state.base_step
-        return self.has_ended and self.gave_up is None and not left_early
+        return self.has_ended and not isinstance(self.gave_up, Dropped) and not left_early
 
     def where(self) -> object:
         """Return where the machine stands."""

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ppdl_mq.errors import TooFewPeers
+from ppdl_mq.errors import Dropped, TooFewPeers
 from ppdl_mq.numeric.exponents import exponents
 from ppdl_mq.numeric.fixed_point import FixedPoint, Share
 from ppdl_mq.protocol.masked_average.outcome import figures_of
@@ -33,13 +33,14 @@ def check_rounds(simulation: Simulation, models: dict[str, bytes]) -> None:
     for name, node in simulation.nodes.items():
         state = node.state
         assert isinstance(state, RoundState) or state is None
-        if node.gave_up is not None:
-            are_too_few = simulation.people.are_too_few and isinstance(node.gave_up, TooFewPeers)
-            assert node.has_been_lost or are_too_few, f"{name}: {node.gave_up}"
+        if isinstance(node.gave_up, Dropped):
+            assert node.has_been_lost, f"{name}: {node.gave_up}"
         elif node.has_ended:
             assert state is not None
             number = (state.base_step + 1) // 2
-            assert number == node.terms.rounds or name in simulation.people.leavers, f"{name} ended after {number}"
+            are_too_few = simulation.people.are_too_few and isinstance(node.gave_up, TooFewPeers)
+            may_end = number == node.terms.rounds or name in simulation.people.leavers or are_too_few
+            assert may_end, f"{name} ended after {number}"
             assert models.get(name, weights[0]) == weights[number], f"the weights of {name} are not those of {number}"
 
 

@@ -191,8 +191,7 @@ class Simulation:
 
         This is how a sequential trial may end when the relay loses what it confirmed: a peer's last word, its DONE.
         Who has said it has left, and nobody can ask it again. In masked-average its inbox, which has gone, is enough.
-        There it is how it may end for a peer that was lost and comes back when the others have gone, or once they are
-        too few, which whoever notices first tells nobody.
+        There it is how it may end for a peer that was lost and comes back when the others have gone.
         """
         if self.elapsed_s < self._look_again_at:
             return False
@@ -205,8 +204,8 @@ class Simulation:
         left = {name for name, node in self.nodes.items() if node.has_ended}
         is_for_the_left = all(left.issuperset(node.waits_for()) for node in waiting)
         if self.story.protocol == "masked-average":
-            may_wait = self.people.are_too_few or all(node.has_been_lost for node in waiting)
-            return not self.people.bring_back(waiting) and is_for_the_left and may_wait
+            were_lost = all(node.has_been_lost for node in waiting)
+            return not self.people.bring_back(waiting) and is_for_the_left and were_lost
         if not left or not is_for_the_left or not self.faults["lost"] + self.faults["queue emptied"]:
             return False
         self.faults["last word lost"] = len(waiting)

@@ -276,7 +276,12 @@ def test_fewer_peers_than_the_manifest_wants(tmp_path: Path, monkeypatch: pytest
         trial.order(name, drop="bert")
     for name in OTHERS:
         trial.threads[name].join(60)
-        assert isinstance(trial.errors.pop(name), TooFewPeers)
+        error = trial.errors.pop(name)
+        assert isinstance(error, TooFewPeers)
+        assert "after round 1" in error.message
+        assert str(trial.runners[name].model_path) in error.hint
+        assert [entry["round"] for entry in entries(trial, name, "final")] == [1]
+    assert len(trial.models(*OTHERS)) == 1
 
 
 # --- farewells -------------------------------------------------------------------------------------------------------
@@ -321,6 +326,7 @@ def test_the_last_but_one_cannot_leave_a_trial_of_two_going(tmp_path: Path, monk
     trial.end("bert")
     trial.threads["anna"].join(60)
     assert isinstance(trial.errors.pop("anna"), TooFewPeers)
+    assert len(trial.models("anna", "bert")) == 1, "the last that both agreed on"
 
 
 # --- deadlines -------------------------------------------------------------------------------------------------------

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from types import MappingProxyType
-from typing import Final
 
 from ppdl_mq.crypto.identity import verify
 from ppdl_mq.errors import Equivocation, OutOfTurn, SplitView
@@ -21,10 +20,7 @@ from ppdl_mq.protocol.masked_average.state import RoundState
 from ppdl_mq.protocol.phases import Phase
 from ppdl_mq.protocol.session import message_as
 from ppdl_mq.protocol.statements import final_statement
-from ppdl_mq.wire.kinds import Kind
 from ppdl_mq.wire.messages import Done
-
-_UNANSWERED: Final = -1  # in the place of a step: no DONE will come
 
 
 class ClosingSteps(Flow):
@@ -53,11 +49,6 @@ class ClosingSteps(Flow):
         sends = tuple(Send(recipient=name, reader=name, turn=step, message=done) for name in told)
         record = self._record_done(state, self.terms.me, step, done)
         return state.replace(parted=MappingProxyType(parted)), (record, *sends)
-
-    def _left_to_stop(self, state: RoundState, names: Iterable[str]) -> RoundState:
-        """Note that some peers, without this one too few to go on, stop when they know: its LEAVE is all they need."""
-        parted = dict(state.parted) | dict.fromkeys(names, (_UNANSWERED, b""))
-        return state.replace(parted=MappingProxyType(parted))
 
     def _done(self, state: RoundState, step: int) -> Done:
         return Done(digest=state.base, signature=self.terms.sign(final_statement(state.session_id, step, state.base)))
@@ -91,10 +82,7 @@ class ClosingSteps(Flow):
 
     def _on_sent(self, state: RoundState, event: Sent) -> Step:
         """An inbox that is gone stands for a DONE: a peer removes its own once it has left with all it needs."""
-        if event.recipient not in self._awaited(state):
-            return state, ()
-        is_enough = event.kind is Kind.LEAVE and state.parted[event.recipient][0] == _UNANSWERED
-        if not event.is_gone and not is_enough:
+        if not event.is_gone or event.recipient not in self._awaited(state):
             return state, ()
         return self._advance(state.replace(done=state.done | {event.recipient}))
 
@@ -109,6 +97,8 @@ class ClosingSteps(Flow):
         return state.of_attempt(phase=Phase.CLOSING, mask_keys=MappingProxyType({}))
 
     def _close(self, state: RoundState) -> Step:
-        """End, or leave, without the session's secrets."""
-        final = Phase.LEFT if self.terms.me in state.leaves else Phase.ENDED
+        """End, leave or end early, without the session's secrets."""
+        final = Phase.ENDED_EARLY if state.too_few else Phase.ENDED
+        if self.terms.me in state.leaves:
+            final = Phase.LEFT
         return state.of_attempt(phase=final).without_secrets(), ()

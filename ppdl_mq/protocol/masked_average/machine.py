@@ -100,13 +100,13 @@ class MaskedAverageMachine(RoundSteps, SessionSteps, Machine[RoundState]):
                 return (self._average(state),)
             case Phase.AUDITING if state.audit in state.adding:
                 return (self._add_up(state, state.audit, into=None),)
-            case Phase.CLOSING | Phase.ENDED | Phase.LEFT if state.base_step:
+            case Phase.CLOSING | Phase.ENDED | Phase.LEFT | Phase.ENDED_EARLY if state.base_step:
                 return (self._keep_model(state),)
         return ()
 
     def may_be_gone(self, state: RoundState, kind: Kind, name: str) -> bool:  # noqa: ARG002 (of every kind alike)
         """Tell it of those who part from this peer: they leave when they have all they need."""
-        return name in state.parted or state.phase in (Phase.CLOSING, Phase.ENDED, Phase.LEFT)
+        return name in state.parted or state.phase in _OVER
 
     def progress(self, state: RoundState) -> dict[str, Any]:
         """Return round, step, attempt and who takes part."""
@@ -145,7 +145,7 @@ class MaskedAverageMachine(RoundSteps, SessionSteps, Machine[RoundState]):
     # --- lost messages -------------------------------------------------------------------------------------------
 
     def _on_overdue(self, state: RoundState, _: Overdue) -> Step:
-        waiting_for = self.waiting_for(state)
+        waiting_for = sorted({*self.waiting_for(state), *self._undecided(state)})
         asked: tuple[Effect, ...] = tuple(self._send(name, Resend(), ordinal=state.resends) for name in waiting_for)
         if state.step:
             asked = (*asked, *(told for name in waiting_for for told in self._tell_all(state, name)))
@@ -171,7 +171,7 @@ _KNOWN: Final = (  # the context of the attempt is known
 )
 _IN_STEP: Final = (Phase.TRAINING, *_KNOWN, Phase.ABANDONING)
 _RUNNING: Final = (*_SESSION, *_BEGINNING, *_IN_STEP)
-_OVER: Final = (Phase.CLOSING, Phase.ENDED, Phase.LEFT)
+_OVER: Final = (Phase.CLOSING, Phase.ENDED, Phase.LEFT, Phase.ENDED_EARLY)
 _OF_ATTEMPT: Final[dict[str, Handler]] = {
     "COMMIT": _M._on_commit,
     "MASKED": _M._on_shard,
@@ -227,7 +227,6 @@ TABLE: Final[Table] = MappingProxyType(
             "RESEND": _M._on_resend,
             "Overdue": _M._on_overdue,
             "DONE": _M._on_done,
-            "LEAVE": _M._on_leave_closing,
             "Decided": _M._on_given_up,
         },
     )

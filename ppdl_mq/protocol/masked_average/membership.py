@@ -10,9 +10,9 @@ from typing import Final
 
 from ppdl_mq.config import limits
 from ppdl_mq.crypto.identity import verify
-from ppdl_mq.errors import Malformed, OutOfTurn, Overflow, TooFewPeers
+from ppdl_mq.errors import Malformed, OutOfTurn, Overflow
 from ppdl_mq.protocol.effects import Discard, Effect, KeepModel, Record, Send
-from ppdl_mq.protocol.events import Decided, LeaveAsked, Overflowed, Received, Rested, Sent
+from ppdl_mq.protocol.events import Decided, LeaveAsked, Overflowed, Received, Rested
 from ppdl_mq.protocol.machine import NotYet
 from ppdl_mq.protocol.masked_average.closing import ClosingSteps
 from ppdl_mq.protocol.masked_average.flow import Step
@@ -20,7 +20,6 @@ from ppdl_mq.protocol.masked_average.state import RoundState
 from ppdl_mq.protocol.phases import Phase
 from ppdl_mq.protocol.session import added, message_as
 from ppdl_mq.protocol.statements import abandon_statement, drop_statement, leave_statement
-from ppdl_mq.wire.kinds import Kind
 from ppdl_mq.wire.messages import Abandon, Drop, Leave
 
 _MAX_DOUBLINGS: Final = 32  # of a rest: longer than any
@@ -63,20 +62,6 @@ class MembershipSteps(ClosingSteps):
     def _seen_by(self, viewer: str, state: RoundState, step: int) -> tuple[str, ...]:
         needs_majority = self.rules.on_absent == "drop"
         return remaining(viewer, state.members, step, state.drops, state.leaves, needs_majority=needs_majority)
-
-    def _members_for(self, state: RoundState, step: int) -> tuple[str, ...]:
-        """Return who takes part in a step, with this peer among them.
-
-        Raises:
-            TooFewPeers: fewer are left than the manifest wants.
-        """
-        members, minimum = self._seen_by(self.terms.me, state, step), self.rules.min_peers
-        if len(members) < minimum:
-            raise TooFewPeers(
-                f"Only {len(members)} peers are left, and the manifest wants at least {minimum}.",
-                hint="The trial cannot go on; agree on a new manifest.",
-            )
-        return members
 
     def members_seen(self, state: RoundState) -> tuple[str, ...]:
         """Return with whom this peer means to go on in this step, itself included."""
@@ -149,18 +134,18 @@ class MembershipSteps(ClosingSteps):
         }
         return Record(by=by, says="abandon", about=about, signature=abandon.signature)
 
-    def _try_next_attempt(self, state: RoundState) -> Step | None:
-        """Enter the next attempt, if everyone who will be in it has given this one up and it is not to be rested."""
-        members = self._members_for(state, state.step)
-        if not self._is_given_up(state, members) or self.rest_s(state) is not None:
+    def _after_abandon(self, state: RoundState) -> Step | None:
+        """Return what follows once those who are left have given this attempt up: the next one, or the end."""
+        members = self.members_seen(state)
+        is_given_up = state.abandons.keys() >= set(members)
+        if len(members) < self.rules.min_peers:
+            # Without this peer's receipt nobody can release, and those who stop at once say no ABANDON.
+            may_stop = is_given_up or self.terms.me not in state.receipts
+            return self._end_before(state.replace(too_few=True)) if may_stop else None
+        is_last = state.attempt >= limits.MAX_ATTEMPTS  # no receiver would take a message of another one
+        if not is_given_up or is_last or self.rest_s(state) is not None:
             return None
         return self._next_attempt(state, members)
-
-    def _is_given_up(self, state: RoundState, members: tuple[str, ...]) -> bool:
-        """Tell whether an attempt of these members may follow."""
-        has_released = self.terms.me in state.masks
-        is_last = state.attempt >= limits.MAX_ATTEMPTS  # no receiver would take a message of another one
-        return not has_released and not is_last and all(name in state.abandons for name in members)
 
     def rest_s(self, state: RoundState) -> float | None:
         """Return how long to rest before the next attempt, once it could begin; None where nothing holds it up.
@@ -171,7 +156,7 @@ class MembershipSteps(ClosingSteps):
         members, tried = self.members_seen(state), state.attempt + 1 - state.members_since
         if state.phase is not Phase.ABANDONING or members != state.members or tried < limits.ATTEMPTS_AT_ONCE:
             return None
-        if not self._is_given_up(state, members):
+        if state.attempt >= limits.MAX_ATTEMPTS or not state.abandons.keys() >= set(members):
             return None
         longest_s = limits.REST_LAST_S
         if self.rules.on_absent != "wait":  # the others may have begun: they are not to take this peer for absent
@@ -210,21 +195,16 @@ class MembershipSteps(ClosingSteps):
         effects: tuple[Effect, ...] = (self._record_drop(state, terms.me, name, step, signature), *told)
         decided = state.replace(drops=added(state.drops, (terms.me, name, step), signature), vows=state.vows + 1)
         if not has_released or name not in state.members:
-            try:
-                return self._reconsidered(decided, effects)
-            except TooFewPeers:  # the others wait for this statement: see `_on_sent`
-                return decided, effects
+            return self._reconsidered(decided, effects)
         decided = decided.replace(lost=decided.lost | {name})
         asked = self._demands(decided) if decided.audit >= 0 and decided.sums[decided.audit].maker == name else ()
         return self._advance(decided, (*effects, *self._instead_of(decided, name), *asked))
 
-    def _on_sent(self, state: RoundState, event: Sent) -> Step:
-        """Stop where too few are left, once one of them has been told what this peer's people decided."""
-        others = set(self.members_seen(state)) - {self.terms.me}
-        is_told = event.kind is Kind.DROP and (event.recipient in others or not others)
-        if is_told and state.phase is not Phase.CLOSING and self.terms.me not in state.masks:
-            self._members_for(state, state.step)
-        return super()._on_sent(state, event)
+    def _undecided(self, state: RoundState) -> set[str]:
+        """Return the members of whom no DROP is here of somebody whom this peer has dropped from this step."""
+        dropped = {name for by, name, step in state.drops if (by, step) == (self.terms.me, state.step)}
+        others = set(self._others(state)) - dropped
+        return {by for by in others if any((by, name, state.step) not in state.drops for name in dropped)}
 
     def _tell_drop(self, to: str, by: str, name: str, step: int, signature: bytes, *, again: int = 0) -> Send:
         drop = Drop(by=by, name=name, signature=signature)
@@ -265,20 +245,16 @@ class MembershipSteps(ClosingSteps):
         leaving = state.replace(leaves=added(state.leaves, terms.me, (step, signature)), vows=state.vows + 1)
         if has_receipted:  # the attempt may yet be released: it is finished first
             return leaving, effects
-        if state.base_step:
-            effects = (*effects, self._keep_model(state))
-        closing, others = self._closing(leaving), self._others(state)
-        done: tuple[Effect, ...] = ()
-        if self._can_go_on_without_me(leaving, step):
-            known = {name for name in others if (terms.me, name, step) not in state.drops}
-            closing, done = self._part(closing, others, self._prior_step(step), awaited=known)
-        else:
-            closing = self._left_to_stop(closing, [name for name in others if name not in state.parted])
-        return self._advance(closing, (*effects, Discard(step=step), *done))
+        closing, more = self._end_before(leaving)
+        return self._advance(closing, (*effects, *more))
 
-    def _can_go_on_without_me(self, state: RoundState, step: int) -> bool:
-        """Tell whether those who remain are enough for a step; if not they stop, and have nothing more to say."""
-        return len(self._seen_by(self.terms.me, state, step)) >= self.rules.min_peers
+    def _end_before(self, state: RoundState) -> Step:
+        """End without the step that this peer is in: keep what was agreed last, and see the others off."""
+        step, others = state.step, self._others(state)
+        awaited = {name for name in others if (self.terms.me, name, step) not in state.drops}
+        closing, told = self._part(self._closing(state), others, self._prior_step(step), awaited=awaited)
+        kept = (self._keep_model(state),) if state.base_step else ()
+        return closing, (*kept, Discard(step=step), *told)
 
     def _tell_leave(self, to: str, name: str, step: int, signature: bytes, *, again: int = 0) -> Send:
         names = sorted(self.terms.peers)
@@ -307,24 +283,6 @@ class MembershipSteps(ClosingSteps):
         noted, told = self._part(noted, (leave.name,), self._prior_step(state.step), awaited=awaited)
         return self._reconsidered(noted, (record, *told))
 
-    def _on_leave_closing(self, state: RoundState, event: Received) -> Step:
-        """Others leave as well: those who remain may be too few to go on, and then stop without a DONE."""
-        me, leave, step = self.terms.me, message_as(Leave, event), event.turn
-        if me not in state.leaves or leave.name == me or leave.name not in self.terms.peers:
-            return state, ()
-        verify(self.terms.peers[leave.name], leave.signature, leave_statement(state.session_id, step))
-        known = state.leaves.get(leave.name)
-        record = self._record_leave(state, leave.name, step, leave.signature)
-        if known is not None and known[0] <= step:
-            return state, () if known[0] == step else (record,)
-        noted = state.replace(leaves=added(state.leaves, leave.name, (step, leave.signature)))
-        since = state.leaves[me][0]
-        if self._can_go_on_without_me(noted, since):
-            return noted, (record,)
-        stopping = sorted(self._awaited(noted) & set(self._seen_by(me, noted, since)))
-        told = tuple(each for name in stopping for each in self._tell_all(noted, name))
-        return self._left_to_stop(noted, stopping), (record, *told)
-
     def _tell_all(self, state: RoundState, to: str) -> tuple[Send, ...]:
         """Pass on who has left and who is dropped, in case that is what keeps another one waiting."""
         again = state.resends + 1
@@ -335,7 +293,7 @@ class MembershipSteps(ClosingSteps):
     def _reconsidered(self, state: RoundState, effects: tuple[Effect, ...]) -> Step:
         """Give the attempt up if its members have changed and nothing was released."""
         me = self.terms.me
-        changed = self._members_for(state, state.step) != state.members
+        changed = self.members_seen(state) != state.members
         if changed and me not in state.masks and me not in state.abandons:
             state, more = self._abandon(state)
             effects = (*effects, *more)

@@ -174,7 +174,7 @@ class RoundSteps(TotalSteps, MembershipSteps):
             case Phase.AGREEING if state.agreed | state.lost >= set(state.members):
                 return self._finish_step(state)
             case Phase.ABANDONING:
-                return self._try_next_attempt(state)
+                return self._after_abandon(state)
             case Phase.CLOSING if not self._awaited(state):
                 return self._close(state)
         return None
@@ -207,21 +207,19 @@ class RoundSteps(TotalSteps, MembershipSteps):
             state = state.replace(**outcome.remembered(state.lowest_loss, state.worse))
         following = self._following(state, outcome)
         if following is None or self.terms.me in state.leaves:
-            return self._end_with(state, following, effects)
-        members = self._members_for(state, following)
+            return self._end_with(state, effects)
+        members = self._seen_by(self.terms.me, state, following)
+        if len(members) < self.rules.min_peers:
+            return self._end_with(state.replace(too_few=True), effects)
         leavers = [name for name in state.members if name in state.leaves and name not in members]
         state, told = self._part(state, leavers, state.step, awaited=set(leavers) - state.lost)
         begun, more = self._begin_step(state.replace(members=members), following)
         return begun, (*effects, *told, *more)
 
-    def _end_with(self, state: RoundState, following: int | None, effects: tuple[Effect, ...]) -> Step:
-        """Begin no other step: keep the model, and see the others off."""
-        closing, others = self._closing(state), self._others(state)
-        if following is None or self._can_go_on_without_me(state, following):
-            closing, told = self._part(closing, others, state.step, awaited=set(others) - state.lost)
-        else:  # who leaves too may not know that the rest stop
-            leavers = [name for name in others if name in state.leaves and state.leaves[name][0] <= following]
-            closing, told = self._part(closing, leavers, state.step, awaited=())
+    def _end_with(self, state: RoundState, effects: tuple[Effect, ...]) -> Step:
+        """End with the step that this peer is in: keep what was agreed, and see the others off."""
+        others = self._others(state)
+        closing, told = self._part(self._closing(state), others, state.step, awaited=set(others) - state.lost)
         return closing, (*effects, self._keep_model(state), *told)
 
     def _keep_model(self, state: RoundState) -> KeepModel:

@@ -62,6 +62,7 @@ class RoundState(SessionState):
         parted: by name, after which step this peer began no other with another one, and the digest of the weights then;
             of those who are to say the same.
         done: those of them who need nothing of this peer any more: their DONE is here, or what stands for it.
+        too_few: whether this peer closes because fewer are left than the manifest wants.
         lowest_loss: of all evaluations; infinite before the first.
         worse: evaluations since then.
         vows: how many statements this peer has signed that it must not forget: receipts, releases and the like.
@@ -94,6 +95,7 @@ class RoundState(SessionState):
     lost: frozenset[str] = frozenset()
     parted: Mapping[str, tuple[int, bytes]] = field(default_factory=lambda: _NOTHING)
     done: frozenset[str] = frozenset()
+    too_few: bool = False
     lowest_loss: float | None = None
     worse: int = 0
     vows: int = 0
@@ -148,6 +150,7 @@ class RoundState(SessionState):
             "lost": sorted(self.lost),
             "parted": {name: [step, digest] for name, (step, digest) in self.parted.items()},
             "done": sorted(self.done),
+            "too_few": self.too_few,
             "lowest_loss": self.lowest_loss,
             "worse": self.worse,
         }
@@ -159,7 +162,7 @@ class RoundState(SessionState):
         plain = ("step", "attempt", "word", "base", "base_step", "exponents", "local", "result", "audit", "worse")
         return cls(
             **cls.session_fields(data),
-            **{name: data[name] for name in (*plain, "members_since", "lowest_loss")},
+            **{name: data[name] for name in (*plain, "members_since", "too_few", "lowest_loss")},
             members=tuple(data["members"]),
             figures=tuple(data["figures"]),
             own_mask=Secret(secrets["own_mask"]) if secrets["own_mask"] else None,
