@@ -50,6 +50,7 @@ class TrialInProcess:
         manifests: Mapping[str, Manifest] | None = None,
         patience_s: float = 60.0,
         audit_rate: float = 0.0,
+        broker_wait_s: float = 20.0,
     ) -> None:
         self.manifest = manifest
         self.folder = folder
@@ -58,6 +59,7 @@ class TrialInProcess:
         self.manifests = manifests or {}
         self.patience_s = patience_s
         self.audit_rate = audit_rate
+        self.broker_wait_s = broker_wait_s
         self.runners: dict[str, Runner] = {}
         self.errors: dict[str, BaseException] = {}
 
@@ -79,7 +81,7 @@ class TrialInProcess:
                     worker,
                     rehearsal_seed(7, name),
                     self.transport_for(name),
-                    broker_wait_s=20,
+                    broker_wait_s=self.broker_wait_s,
                     patience_s=self.patience_s,
                     audit_rate=self.audit_rate,
                 )

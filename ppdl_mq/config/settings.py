@@ -33,8 +33,8 @@ class Broker(Section):
         key_file: its private key.
         declare: False where an administrator made the queues beforehand: they are only checked.
         queue_type: what to ask for when declaring; a queue that exists stays of its type.
-        wait_s: how long to wait for a broker that does not answer when the peer starts, in seconds; without it 300 in
-            a new trial, and for ever in one that resumes.
+        wait_s: how long to wait for a broker that does not answer when the peer starts, or leaves, in seconds; without
+            it 300, but for ever at the start of a trial that resumes.
     """
 
     url: str

@@ -158,10 +158,11 @@ class Hands(ABC):
         """
 
     def leave(self) -> None:  # noqa: B027
-        """Remove from the relay what is no one's inbox. Called once when the trial has ended here, while connected.
+        """Remove from the relay what is no one's inbox. Called when the trial has ended here, while connected.
 
         Raises:
-            PpdlError: said to people, and no reason not to leave.
+            RelayLost: it is called again after reconnecting.
+            RelayError: said to people, and no reason not to leave.
         """
 
     def keep_model(self, effect: KeepModel, **facts: Any) -> None:

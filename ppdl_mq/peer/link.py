@@ -14,7 +14,16 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from ppdl_mq.config import limits
-from ppdl_mq.errors import InboxTaken, Interrupted, MessageTooLarge, RelayError, RelayRefused, Unroutable
+from ppdl_mq.errors import (
+    InboxTaken,
+    Interrupted,
+    MessageTooLarge,
+    RelayError,
+    RelayLost,
+    RelayRefused,
+    RelayUnreachable,
+    Unroutable,
+)
 from ppdl_mq.peer.inputs import Delivered, Inputs, Receiver
 from ppdl_mq.transport.base import Transport
 
@@ -33,7 +42,8 @@ class Link:
         inputs: where deliveries go.
         resumes: whether an earlier process of this peer was let in, and may have read the inbox.
         wait_s: how long to wait at the start for a relay that does not answer; None for `limits.BROKER_WAIT_S` in a new
-            trial and for ever in one that resumes. Later there is no limit.
+            trial and for ever in one that resumes. Later there is no limit, but at the end, when only `leave` is to do:
+            this again, None for `limits.BROKER_WAIT_S`.
         stopped: set when the peer is to stop.
         show: brings the status up to date; called again and again while this thread waits for the relay.
     """
@@ -112,12 +122,41 @@ class Link:
         self._pause()
         return self._connect()
 
+    def leave(self, remove: Callable[[], None]) -> None:
+        """Have our queues removed, the last thing there is to do, and again where the connection breaks meanwhile.
+
+        For that the inbox is neither declared nor read again: what is gone stays gone.
+
+        Args:
+            remove: does it; may be called more than once.
+
+        Raises:
+            RelayLost, RelayUnreachable: nobody let us in, or it broke again and again, for `wait_s`.
+            RelayError: the relay refuses to do it.
+            Interrupted: the peer is to stop.
+        """
+        ends_at = time.monotonic() + self._usual_wait_s
+        while True:
+            try:
+                if self._receiver is None:  # not connected, or not any more
+                    self._enter()
+                remove()
+                break
+            except (RelayLost, RelayUnreachable) as error:
+                self._hang_up()
+                self.reconnects += isinstance(error, RelayLost)
+                self._tries += 1
+                self._turn("reconnecting" if self.connection else "connecting", error.message)
+                if time.monotonic() >= ends_at:
+                    raise
+                self._say_why(error.message)
+            self._pause()
+        self._tries = 0
+        self._turn("connected", "")
+
     def close(self) -> None:
-        """Leave the relay."""
-        self.transport.close()
-        if self._receiver is not None:
-            self._receiver.stop()
-            self._receiver = None
+        """Hang up."""
+        self._hang_up()
         self._turn("closed", self._reason)
 
     def renew(self) -> None:
@@ -226,6 +265,23 @@ class Link:
         self.transport.subscribe(self._inbox)
         return any(is_gone) and (self._resumes or self.connection > 0)
 
+    def _enter(self) -> None:
+        """Connect, without the inbox; what refuses us may be a broker that has not loaded its users yet."""
+        try:
+            self.transport.connect()
+        except RelayRefused as error:
+            raise RelayUnreachable(error.message, hint=error.hint) from error
+
+    def _hang_up(self) -> None:
+        self.transport.close()
+        if self._receiver is not None:
+            self._receiver.stop()
+            self._receiver = None
+
+    @property
+    def _usual_wait_s(self) -> float:
+        return limits.BROKER_WAIT_S if self._wait_s is None else self._wait_s
+
     def _patience_s(self, kind: type[RelayError]) -> float:
         """Return for how long failures of one kind in a row are borne with."""
         if self.connection:
@@ -235,10 +291,9 @@ class Link:
         # is short of memory or disk, as long as that lasts.
         if kind is InboxTaken and not self._resumes:
             return 0.0
-        asked_for = limits.BROKER_WAIT_S if self._wait_s is None else self._wait_s
         if kind is RelayRefused:
-            return asked_for if self._resumes else 0.0
-        return math.inf if self._resumes and self._wait_s is None else asked_for
+            return self._usual_wait_s if self._resumes else 0.0
+        return math.inf if self._resumes and self._wait_s is None else self._usual_wait_s
 
     def _pause(self) -> None:
         """Wait for a random while: anything up to twice as long as the time before, with a bound."""

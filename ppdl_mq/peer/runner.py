@@ -20,7 +20,7 @@ from ppdl_mq.config import limits
 from ppdl_mq.config.manifest import Manifest
 from ppdl_mq.crypto.agreement import new_secret
 from ppdl_mq.crypto.identity import Identity
-from ppdl_mq.errors import IllegalEvent, Interrupted, PpdlError, RelayError
+from ppdl_mq.errors import IllegalEvent, Interrupted, PpdlError, RelayError, RelayLost, RelayUnreachable
 from ppdl_mq.numeric.flatten import check_finite
 from ppdl_mq.peer.blobs import Blobs
 from ppdl_mq.peer.driver import Driver
@@ -221,13 +221,14 @@ class Runner:
             if self.state.phase in _OVER:
                 log.info("This trial has ended already.")
             refuse_after_equivocation(self.journal)
-            if self.journal.fact(_LEFT_FACT) is not None:
+            if self._is_over():
                 self.driver.resume()
             else:
                 self._has_lost_queue = self.link.up()
                 self._begin()
                 while not self._go_round():
                     pass
+            if self.journal.fact(_LEFT_FACT) is None:
                 self._leave()
             self.hands.check_end()
             return self.model_path
@@ -242,6 +243,10 @@ class Runner:
             self._heartbeat.end()
             with contextlib.suppress(sqlite3.Error, PpdlError):  # what ended the run is to be told, not this
                 self.facts.show(now=True)
+
+    def _is_over(self) -> bool:
+        """Tell whether nothing is left to say or to hear."""
+        return self.state.phase in _OVER and not self.outbox.unsent_to()
 
     # --- the loop ------------------------------------------------------------------------------------------------
 
@@ -264,7 +269,7 @@ class Runner:
             self._publish()
             self.facts.show()
             self.facts.look_at_inbox()
-            if self.state.phase in _OVER and not self.outbox.unsent_to():
+            if self._is_over():
                 return True
             self._take(self._next_inputs())
             self._ask_again_if_overdue()
@@ -382,10 +387,16 @@ class Runner:
         self._asked_at = time.monotonic()
 
     def _leave(self) -> None:
-        """Clean up at the relay. The trial has ended: what cannot be removed now is an administrator's to remove."""
+        """Clean up at the relay. The trial has ended: what the relay refuses is its administrator's to remove."""
         try:
-            self.hands.leave()
-            self.link.transport.delete(self.terms.me)
-        except PpdlError as error:
+            self.link.leave(self._remove_queues)
+        except (RelayLost, RelayUnreachable) as error:
+            log.warning("The trial has ended, but its queues remain at the relay until this is run again: %s", error)
+            return
+        except RelayError as error:
             log.warning("The trial has ended, but its queues remain at the relay: %s", error)
         self.journal.keep_fact(_LEFT_FACT, b"")
+
+    def _remove_queues(self) -> None:
+        self.hands.leave()
+        self.link.transport.delete(self.terms.me)

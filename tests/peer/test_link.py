@@ -27,6 +27,7 @@ from ppdl_mq.transport.memory import MemoryRelay, MemoryTransport
 UNREACHABLE = RelayUnreachable("nobody there.")
 REFUSED = RelayRefused("no such user.")
 TAKEN = InboxTaken("taken.")
+LOST = RelayLost("broke.")
 ODD = RelayError("506 RESOURCE_ERROR.")
 
 
@@ -172,7 +173,7 @@ class TestAtTheStart:
 
 
 class TestInTheMiddle:
-    @pytest.mark.parametrize("error", [UNREACHABLE, REFUSED, TAKEN, ODD, RelayLost("broke."), Unroutable("a")])
+    @pytest.mark.parametrize("error", [UNREACHABLE, REFUSED, TAKEN, ODD, LOST, Unroutable("a")])
     def test_nothing_that_the_relay_says_ends_a_peer(self, make: MakeLink, clock: Clock, error: RelayError) -> None:
         """Neither a broker that comes back without its users, nor one without queues that this user may make."""
         relay = Relay()
@@ -228,15 +229,90 @@ class TestInTheMiddle:
         relay = MemoryRelay()
         link = make(Relay(relay=relay))
         assert not link.up()  # of a new trial: nobody can have sent anything to it
-        lost = RelayLost("broke.")
-        assert not link.again(lost, received=0, published=1)
+        assert not link.again(LOST, received=0, published=1)
         for address in ("a", "weights"):
             link.transport.delete(address)
-            assert link.again(lost, received=0, published=1)
-        assert not link.again(lost, received=0, published=1)
+            assert link.again(LOST, received=0, published=1)
+        assert not link.again(LOST, received=0, published=1)
         link.transport.delete("a")
         link.close()
         assert make(Relay(relay=relay), resumes=True).up()
+
+
+class Removing:
+    """What a link is given to do as it leaves: it fails as planned, one failure a call, and notes what stands."""
+
+    def __init__(self, relay: Relay, *failures: RelayError) -> None:
+        self.relay = relay
+        self.failures = list(failures)
+        self.calls = 0
+        self.inboxes: list[bool] = []
+
+    def __call__(self) -> None:
+        self.calls += 1
+        self.relay._check()
+        self.inboxes.append("a" in self.relay._relay.queues)
+        self.relay.delete("a")
+        if self.failures:
+            raise self.failures.pop(0)
+
+
+class TestLeaving:
+    def test_what_the_connection_breaks_in_is_done_again(self, make: MakeLink) -> None:
+        relay = Relay()
+        link = make(relay)
+        link.up()
+        removing = Removing(relay, LOST, LOST)
+        relay.failures = [UNREACHABLE, REFUSED]
+        link.leave(removing)
+        assert removing.inboxes == [True, False, False], "the inbox was made again"
+        assert relay.tries == 5
+        assert (state(link)["state"], state(link)["tries"], state(link)["reason"]) == ("connected", 0, "")
+        assert state(link)["reconnects"] == 2
+
+    def test_who_has_not_connected_connects_for_it(self, make: MakeLink) -> None:
+        relay = Relay()
+        removing = Removing(relay)
+        make(relay, resumes=True).leave(removing)
+        assert removing.inboxes == [False]
+
+    def test_a_refusal_is_final(self, make: MakeLink, clock: Clock) -> None:
+        relay = Relay()
+        link = make(relay)
+        link.up()
+        removing = Removing(relay, REFUSED)
+        with pytest.raises(RelayRefused):
+            link.leave(removing)
+        assert removing.calls == 1
+        assert clock.slept == 0
+
+    @pytest.mark.parametrize(("wait_s", "limit_s"), [(None, limits.BROKER_WAIT_S), (7.0, 7.0), (0.0, 0.0)])
+    @pytest.mark.parametrize("error", [UNREACHABLE, REFUSED])
+    def test_a_relay_that_lets_nobody_in_is_waited_for_for_a_while(
+        self, make: MakeLink, clock: Clock, wait_s: float | None, limit_s: float, error: RelayError
+    ) -> None:
+        """Also in a trial that resumes: it has ended, and what is left to do is not worth more."""
+        relay = Relay(*[error] * FOR_EVER)
+        link = make(relay, resumes=True, wait_s=wait_s)
+        with pytest.raises(RelayUnreachable):
+            link.leave(Removing(relay))
+        assert limit_s <= clock.slept <= limit_s + limits.BACKOFF_LAST_S
+        assert state(link)["reason"] == error.message
+
+    def test_so_is_one_that_lets_us_in_and_breaks(self, make: MakeLink, clock: Clock) -> None:
+        relay = Relay()
+        link = make(relay)
+        link.up()
+        with pytest.raises(RelayLost):
+            link.leave(Removing(relay, *[LOST] * FOR_EVER))
+        assert limits.BROKER_WAIT_S <= clock.slept <= limits.BROKER_WAIT_S + limits.BACKOFF_LAST_S
+
+    def test_it_can_be_stopped(self, make: MakeLink, stopped: Stop) -> None:
+        stopped.stop_at = 100
+        relay = Relay(*[UNREACHABLE] * FOR_EVER)
+        with pytest.raises(Interrupted):
+            make(relay).leave(Removing(relay))
+        assert stopped.clock.slept <= 100 + limits.LOOK_S
 
 
 class TestStopping:
