@@ -11,45 +11,22 @@ import logging
 import queue
 import sqlite3
 import threading
-import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
 from ppdl_mq.config import limits
-from ppdl_mq.config.manifest import Manifest
 from ppdl_mq.crypto.agreement import new_secret
-from ppdl_mq.crypto.identity import Identity
 from ppdl_mq.errors import IllegalEvent, Interrupted, PpdlError, RelayError, RelayLost, RelayUnreachable
-from ppdl_mq.numeric.flatten import check_finite
-from ppdl_mq.peer.blobs import Blobs
-from ppdl_mq.peer.driver import Driver
+from ppdl_mq.peer.assembly import Assembly
 from ppdl_mq.peer.evidence import refuse_after_equivocation
-from ppdl_mq.peer.facts import Facts
 from ppdl_mq.peer.hands import MODEL_NAME as MODEL_NAME
-from ppdl_mq.peer.hands import Tools
-from ppdl_mq.peer.heartbeat import Heartbeat
-from ppdl_mq.peer.inputs import Delivered, Input, Inputs, LinkDown, StopAsked, TrainingFailed, Worked
-from ppdl_mq.peer.intake import Intake
-from ppdl_mq.peer.journal import Journal
-from ppdl_mq.peer.link import STOPPED, Link
-from ppdl_mq.peer.live import LiveSecrets, live_key
-from ppdl_mq.peer.mailroom import Mailroom
+from ppdl_mq.peer.inputs import Delivered, Input, LinkDown, StopAsked, TrainingFailed, Worked
+from ppdl_mq.peer.link import STOPPED
 from ppdl_mq.peer.orders import done, take_orders
-from ppdl_mq.peer.outbox import Fate, Letter, Outbox
-from ppdl_mq.peer.progress import Progress
-from ppdl_mq.peer.protocols import hands_of, largest_blob_bytes, machine_of
-from ppdl_mq.peer.quarantine import Quarantine
-from ppdl_mq.peer.slots import Slots
-from ppdl_mq.peer.trainer import Trainer
-from ppdl_mq.peer.transcript import Transcript
-from ppdl_mq.protocol.events import Decided, LeaveAsked, Overdue, Started
-from ppdl_mq.protocol.keyring import Keyring
+from ppdl_mq.peer.outbox import Fate, Letter
+from ppdl_mq.protocol.events import Decided, LeaveAsked, Started
 from ppdl_mq.protocol.phases import Phase
-from ppdl_mq.protocol.session import SessionState
-from ppdl_mq.protocol.terms import Terms
-from ppdl_mq.training.worker import Worker
-from ppdl_mq.transport.base import Transport
 
 log = logging.getLogger("ppdl_mq.peer")
 
@@ -58,139 +35,8 @@ _LEFT_FACT: Final = "left the relay"
 _OVER: Final = (Phase.ENDED, Phase.LEFT, Phase.ENDED_EARLY)
 
 
-class Runner:
-    """Runs one peer until the trial has ended.
-
-    Args:
-        terms: of the trial.
-        manifest: of the trial.
-        identity: this peer's own.
-        journal: open; the caller closes it.
-        worker: trains.
-        sample_seed: the peer's secret, 32 bytes.
-        transport: to the relay, not yet connected.
-        broker_wait_s: how long to wait for a relay that does not answer at the start; see `Link`.
-        patience_s: how long to wait for a message before asking for it again, the first time.
-        audit_rate: in masked-average, how often this peer has a sum recomputed, 0 to 1.
-        heartbeat: tells a service manager that the loop goes round.
-    """
-
-    def __init__(
-        self,
-        terms: Terms,
-        manifest: Manifest,
-        identity: Identity,
-        journal: Journal,
-        worker: Worker,
-        sample_seed: bytes,
-        transport: Transport,
-        *,
-        broker_wait_s: float | None = None,
-        patience_s: float = limits.PATIENCE_FIRST_S,
-        audit_rate: float = 0.0,
-        heartbeat: Heartbeat | None = None,
-    ) -> None:
-        self.terms = terms
-        self.manifest = manifest
-        self.worker = worker
-        self.journal = journal
-        # First of all: it finds a journal that was put back, before anything in the folder is changed.
-        transcript = Transcript(
-            journal, me=terms.me, sign=identity.sign, trial_id=terms.trial_id, manifest=terms.manifest
-        )
-        chunk_bytes, weights_bytes = manifest.relay.chunk_bytes, worker.layout.total_bytes
-        blobs, keyring = Blobs(journal), Keyring(terms, identity)
-        self.slots = Slots(journal, blobs)
-        self.quarantine = Quarantine(journal)
-        self.outbox = Outbox(terms, keyring, journal, blobs, self.slots, chunk_bytes=chunk_bytes)
-        self.intake = Intake(
-            terms,
-            keyring,
-            journal,
-            blobs,
-            weights_bytes=weights_bytes,
-            blob_bytes=largest_blob_bytes(terms, weights_bytes),
-            chunk_bytes=chunk_bytes,
-        )
-        self.driver = Driver(
-            machine_of(terms),
-            journal,
-            LiveSecrets(journal.folder, live_key(identity, terms.trial_id)),
-            self.outbox,
-            self.slots,
-            self.intake,
-            transcript,
-            lambda effect: self.hands.carry_out(effect),
-        )
-        self.mailroom = Mailroom(
-            manifest,
-            self.driver,
-            self.intake,
-            journal,
-            self.slots,
-            self.quarantine,
-            check_weights=lambda weights: check_finite(weights, worker.layout),
-            resend_every_s=patience_s / 2,
-        )
-        self._heartbeat = heartbeat or Heartbeat({})
-        self._inputs: Inputs = queue.SimpleQueue()
-        self._stopped, self._has_ended = threading.Event(), threading.Event()
-        self.trainer = Trainer(self._inputs)
-        self.progress = Progress(journal.folder)
-        self.hands = hands_of(
-            Tools(
-                terms=terms,
-                manifest=manifest,
-                journal=journal,
-                driver=self.driver,
-                mailroom=self.mailroom,
-                intake=self.intake,
-                slots=self.slots,
-                quarantine=self.quarantine,
-                progress=self.progress,
-                trainer=self.trainer,
-                worker=worker,
-                sample_seed=sample_seed,
-                transport=transport,
-                pulse=self._pulse,
-            ),
-            audit_rate=audit_rate,
-        )
-        self.link = Link(
-            transport,
-            inbox=terms.me,
-            shared=self.hands.shared_addresses,
-            inputs=self._inputs,
-            resumes=self.state.phase is not Phase.NEW,
-            wait_s=broker_wait_s,
-            stopped=self._stopped,
-            show=lambda: self.facts.show(),
-        )
-        self._has_lost_queue = False
-        self._first_patience_s = self._patience_s = patience_s
-        self._asked_at = time.monotonic()
-        self.facts = Facts(
-            terms,
-            manifest,
-            self.driver,
-            self.outbox,
-            self.quarantine,
-            self.link,
-            self.hands,
-            self.progress,
-            self.mailroom,
-            self._heartbeat,
-        )
-
-    @property
-    def state(self) -> SessionState:
-        """Where the machine stands."""
-        return self.driver.state
-
-    @property
-    def model_path(self) -> Path:
-        """Where the trial's result is written."""
-        return self.hands.model_path
+class Runner(Assembly):
+    """Runs one peer until the trial has ended; its parts are those of an `Assembly`."""
 
     def stop(self) -> None:
         """Ask the peer to stop soon; may be called from another thread, not from a signal handler: it takes locks."""
@@ -202,11 +48,6 @@ class Runner:
         """Hang up where the loop waits for a relay that takes nothing, its memory or disk being full."""
         if not self._has_ended.wait(limits.STOP_S):
             self.link.transport.close()
-
-    def _pulse(self) -> None:
-        if self._stopped.is_set():
-            raise Interrupted(STOPPED)
-        self.facts.show()
 
     def run(self) -> Path:
         """Take part until the trial has ended; return the path of the model.
@@ -224,7 +65,7 @@ class Runner:
             if self._is_over():
                 self.driver.resume()
             else:
-                self._has_lost_queue = self.link.up()
+                self.patience.has_lost_queue = self.link.up()
                 self._begin()
                 while not self._go_round():
                     pass
@@ -265,21 +106,21 @@ class Runner:
             self.hands.before_round()
             self.mailroom.work()
             self._take_orders()
-            self._ask_for_what_was_lost()
+            self.patience.ask_for_what_was_lost()
             self._publish()
             self.facts.show()
             self.facts.look_at_inbox()
             if self._is_over():
                 return True
             self._take(self._next_inputs())
-            self._ask_again_if_overdue()
+            self.patience.ask_if_overdue()
             self.mailroom.check_manifests()
             self.link.watch()
         except RelayError as error:  # also Unroutable: somebody has removed a queue that all share
             if self._stopped.is_set():  # it may be `stop` that hung up
                 raise Interrupted(STOPPED) from None
             self.hands.reconnecting()
-            self._has_lost_queue |= self.link.again(
+            self.patience.has_lost_queue |= self.link.again(
                 error, received=self.facts.received, published=self.outbox.published_messages
             )
         return False
@@ -358,33 +199,6 @@ class Runner:
         for each in inputs:
             if isinstance(each, LinkDown) and each.connection == self.link.connection:
                 raise each.error
-
-    def _ask_again_if_overdue(self) -> None:
-        waiting_for = self.driver.waiting_for()
-        news_at = max(self.driver.moved_at, self.mailroom.last_at)
-        if news_at > self._asked_at:
-            self._patience_s = self._first_patience_s
-        if not waiting_for or time.monotonic() - max(news_at, self._asked_at) < self._patience_s:
-            return
-        log.info("Nothing has come for %d s; asking %s again.", self._patience_s, ", ".join(waiting_for))
-        self._patience_s = min(limits.PATIENCE_LAST_S, self._patience_s * 2)
-        self.link.renew()
-        self._ask()
-
-    def _ask_for_what_was_lost(self) -> None:
-        """Ask at once where a queue was gone from the relay, and what lay in it with it."""
-        if not self._has_lost_queue:
-            return
-        self._has_lost_queue = False
-        if waiting_for := self.driver.waiting_for():
-            log.warning("A queue of ours was gone from the relay; asking %s again.", ", ".join(waiting_for))
-            self._ask()
-
-    def _ask(self) -> None:
-        self.facts.asked_again += 1
-        self.hands.overdue()
-        self.driver.post(Overdue())
-        self._asked_at = time.monotonic()
 
     def _leave(self) -> None:
         """Clean up at the relay. The trial has ended: what the relay refuses is its administrator's to remove."""

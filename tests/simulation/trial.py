@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import logging
-import queue
 import random
 import shutil
 import tempfile
@@ -20,7 +19,7 @@ from unittest import mock
 
 from ppdl_mq.config import limits
 from ppdl_mq.config.manifest import Manifest
-from ppdl_mq.peer import blobs, fetcher, intake, link, outbox, progress, rounds, runner
+from ppdl_mq.peer import assembly, blobs, fetcher, intake, link, outbox, progress, rounds, runner
 from ppdl_mq.peer.protocols import vector_words
 from ppdl_mq.protocol.terms import Terms
 from ppdl_mq.training.saving import load_model
@@ -264,9 +263,10 @@ class Simulation:
         with contextlib.ExitStack() as stack:
             for owner, name, value in (
                 (time, "monotonic", self.scheduler.monotonic),
-                (runner, "queue", types.SimpleNamespace(SimpleQueue=of_current(nodes.Inputs), Empty=queue.Empty)),
-                (runner, "threading", types.SimpleNamespace(Event=of_current(nodes.Stopped), Thread=nodes.Thread)),
-                (runner, "Trainer", nodes.Jobs),
+                (assembly, "queue", types.SimpleNamespace(SimpleQueue=of_current(nodes.Inputs))),
+                (assembly, "threading", types.SimpleNamespace(Event=of_current(nodes.Stopped))),
+                (assembly, "Trainer", nodes.Jobs),
+                (runner, "threading", types.SimpleNamespace(Thread=nodes.Thread)),
                 (runner, "_LOOP_S", _LOOP_S),
                 (limits, "LOOK_S", _LOOP_S),
                 (link, "Receiver", nodes.Receiver),
