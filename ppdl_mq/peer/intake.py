@@ -328,6 +328,8 @@ class Intake:
         rows = self._journal.db.execute(
             "SELECT header FROM incoming WHERE sender = ? AND (complete = 0 OR id <= ?)", (header.sender, self._offered)
         ).fetchall()
+        if len(rows) < limits.MAX_OPEN_MESSAGES_PER_SENDER:
+            return True  # of whatever kinds they are: no header needs to be decoded for that
         pending = [self._journal.header(raw, self._terms.addresses).kind for (raw,) in rows]
         counted = len(pending) - sum(kind in pending for kind in _RELEASING)
         is_first = header.kind in _RELEASING and header.kind not in pending
