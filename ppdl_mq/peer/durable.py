@@ -46,6 +46,24 @@ def sync_folder(folder: Path) -> None:
         os.close(handle)
 
 
+def write_note(path: Path, text: str = "") -> None:
+    """Return when a file that says something by being there is on disk, with its name; it may be there already.
+
+    Args:
+        path: in a folder that is there.
+        text: for a person who finds it.
+
+    Raises:
+        OSError: it cannot be written, or something else has its name.
+    """
+    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    with os.fdopen(handle, "w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(handle)
+    sync_folder(path.parent)
+
+
 def write_error(what: str, fault: OSError) -> JournalError:
     """Return the error for a person of a file that could not be written.
 

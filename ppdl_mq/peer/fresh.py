@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Final
 
 from ppdl_mq.errors import JournalError
-from ppdl_mq.peer.durable import sync_folder, write_error
+from ppdl_mq.peer.durable import sync_folder, write_error, write_note
 from ppdl_mq.peer.folders import (
     GIVEN_UP_NAME,
     JOURNAL_NAME,
@@ -33,6 +33,7 @@ from ppdl_mq.peer.live import erase_all
 from ppdl_mq.wire.entries import MAX_LINE_BYTES
 
 _ASIDE: Final = "set-aside-"
+_GIVEN_UP: Final = "This organisation gave up its part in this trial with `ppdl-mq peer run --fresh`.\n"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,7 +80,7 @@ def set_aside(folder: Path, *, trial_id: bytes, keys: bytes) -> Path | None:
     lock = take_lock(folder)
     try:
         if look(folder, trial_id=trial_id, keys=keys).has_spoken:
-            _write_mark(folder)
+            write_note(folder / GIVEN_UP_NAME, _GIVEN_UP)
         erase_all(folder)
         names = _to_move(folder)
         if not names:
@@ -144,11 +145,3 @@ def _has_statements(log: Path) -> bool:
         return False
     except OSError:
         return True
-
-
-def _write_mark(folder: Path) -> None:
-    with (folder / GIVEN_UP_NAME).open("w", encoding="utf-8") as file:
-        file.write("This organisation gave up its part in this trial with `ppdl-mq peer run --fresh`.\n")
-        file.flush()
-        os.fsync(file.fileno())
-    sync_folder(folder)

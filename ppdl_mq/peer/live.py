@@ -38,7 +38,7 @@ from ppdl_mq.crypto.seal import OVERHEAD_BYTES, open_sealed, seal
 from ppdl_mq.crypto.secret import Secret
 from ppdl_mq.errors import IllegalEvent, JournalError, Malformed, Unauthentic
 from ppdl_mq.peer.birth import born_ns
-from ppdl_mq.peer.durable import sync_folder, write_error
+from ppdl_mq.peer.durable import sync_folder, write_error, write_note
 from ppdl_mq.peer.folders import LIVE_NAME, SPOKEN_NAME, has_spoken
 from ppdl_mq.wire import canonical
 
@@ -176,13 +176,7 @@ class LiveSecrets:
             return
         path = self._state_folder / SPOKEN_NAME
         try:
-            # Also where it is there: the process that made it may have died before it was on disk.
-            handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-            try:
-                os.fsync(handle)
-            finally:
-                os.close(handle)
-            sync_folder(self._state_folder)
+            write_note(path)  # also where it is there: the process that made it may have died before it was on disk
         except OSError as fault:
             raise write_error(f"The file {path}", fault) from None
         self._has_lasting_mark = True

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
 from ppdl_mq.cli.main import run
 from ppdl_mq.errors import AlreadyRunning, JournalError
-from ppdl_mq.peer import fresh
+from ppdl_mq.peer import durable, fresh
 from ppdl_mq.peer.identity_file import read_identity
 from ppdl_mq.peer.journal import Journal, take_lock
 from ppdl_mq.wire.trial_id import trial_id
@@ -133,9 +134,18 @@ def test_of_another_trial_or_identity_nothing_is_touched(tmp_path: Path, other: 
     assert sorted(tmp_path.rglob("*")) == before
 
 
-@pytest.mark.parametrize("dies_at", ["_write_mark", "erase_all", "free_name", "sync_folder"])
+@pytest.mark.parametrize(
+    ("module", "dies_at"),
+    [
+        (fresh, "write_note"),
+        (durable, "sync_folder"),  # the note is there, and its name not yet on disk
+        (fresh, "erase_all"),
+        (fresh, "free_name"),
+        (fresh, "sync_folder"),
+    ],
+)
 def test_cut_short_it_never_lets_a_peer_speak_twice(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dies_at: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, module: ModuleType, dies_at: str
 ) -> None:
     spoken(tmp_path)
 
@@ -145,11 +155,11 @@ def test_cut_short_it_never_lets_a_peer_speak_twice(
     def die(*_: object) -> None:
         raise Died
 
-    monkeypatch.setattr(fresh, dies_at, die)
+    monkeypatch.setattr(module, dies_at, die)
     with pytest.raises(Died):
         fresh.set_aside(tmp_path, **BELONGS)
     monkeypatch.undo()
-    if dies_at != "_write_mark":
+    if dies_at != "write_note":
         with pytest.raises(JournalError, match="given up"):
             opened(tmp_path)
     fresh.set_aside(tmp_path, **BELONGS)
