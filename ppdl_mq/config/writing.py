@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import os
 import shutil
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
@@ -45,18 +46,12 @@ def replace(path: Path, text: str, *, error: type[ConfigError]) -> None:
         ConfigError: as `error`; it cannot be written.
     """
     try:
-        handle, unfinished = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        try:
-            with os.fdopen(handle, "w", encoding="utf-8") as file:
+        with _unfinished(path) as unfinished:
+            with unfinished.open("w", encoding="utf-8") as file:
                 file.write(text)
                 file.flush()
-                os.fsync(handle)
+                os.fsync(file.fileno())
             shutil.copymode(path, unfinished)
-            Path(unfinished).replace(path)
-        except BaseException:
-            with contextlib.suppress(FileNotFoundError):
-                Path(unfinished).unlink()
-            raise
     except OSError as fault:
         raise error(f"{path}: cannot be written: {fault.strerror}.") from None
 
@@ -70,17 +65,24 @@ def copy(source: Path, path: Path, *, error: type[ConfigError]) -> Path:
     """
     target = path / source.name if path.is_dir() else path
     try:
-        handle, unfinished = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
-        os.close(handle)
-        try:
+        with _unfinished(target) as unfinished:
             shutil.copyfile(source, unfinished)
-            Path(unfinished).replace(target)
-        except BaseException:
-            with contextlib.suppress(FileNotFoundError):
-                Path(unfinished).unlink()
-            raise
     except OSError as fault:
         if is_for_want_of_room(fault):
             raise DiskFull(str(target), fault.strerror or "no room") from None
         raise error(f"{target}: cannot be written: {fault.strerror}.") from None
     return target
+
+
+@contextmanager
+def _unfinished(path: Path) -> Iterator[Path]:
+    """Give a new file of mode 0600 beside a path; it takes the path's place at the end, or goes if the block fails."""
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    os.close(handle)
+    unfinished = Path(name)
+    try:
+        yield unfinished
+        unfinished.replace(path)
+    except BaseException:
+        unfinished.unlink(missing_ok=True)
+        raise
