@@ -28,7 +28,7 @@ from ppdl_mq.peer.folders import (
     has_live_secrets,
     has_spoken,
 )
-from ppdl_mq.peer.journal import take_lock
+from ppdl_mq.peer.journal import of_another, take_lock
 from ppdl_mq.peer.live import erase_all
 from ppdl_mq.wire.entries import MAX_LINE_BYTES
 
@@ -126,10 +126,7 @@ def _may_have_spoken(folder: Path, belongs: dict[str, bytes]) -> bool:
         return True
     for name, value in belongs.items():
         if name in found and found[name] != value:
-            raise JournalError(
-                f"The journal in {folder} is of another {'identity' if name == 'keys' else name}.",
-                hint="Use another state_dir for this trial and identity.",
-            )
+            raise of_another(folder, name)
     # Live secrets, too: the journal that names them may have lost its write-ahead log. Who died right between the two
     # had said nothing, and gives up the trial for nothing; the other mistake is worse.
     has_begun = has_messages or "state" in found or has_live_secrets(folder) or has_spoken(folder)

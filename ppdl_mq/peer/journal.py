@@ -263,10 +263,7 @@ class Journal:
         found = {name: bytes(value) for name, value in db.execute("SELECT name, value FROM fact")}
         for name, value in belongs.items():
             if found.get(name) != value:
-                raise JournalError(
-                    f"The journal in {self.folder} is of another {_IN_WORDS[name]}.",
-                    hint="Use another state_dir for this trial and identity.",
-                )
+                raise of_another(self.folder, name)
         self._rows = RowSum(db, self._rows_key())
         if found.get(MARK_FACT) != self._rows.mark():
             raise _damaged(self.folder, "what stands in it is not what was written")
@@ -321,6 +318,14 @@ def take_lock(folder: Path) -> int:
         os.truncate(lock, 0)
         os.pwrite(lock, f"{os.getpid()}\n".encode(), 0)
     return lock
+
+
+def of_another(folder: Path, name: str) -> JournalError:
+    """Return the error for a person of a journal whose fact of this name, one of `_IN_WORDS`, is another's."""
+    return JournalError(
+        f"The journal in {folder} is of another {_IN_WORDS[name]}.",
+        hint="Use another state_dir for this trial and identity.",
+    )
 
 
 def _damaged(folder: Path, reason: str) -> JournalError:
