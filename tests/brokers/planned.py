@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
-import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,6 +19,7 @@ from ppdl_mq.transport.plan.definitions import definitions
 from ppdl_mq.transport.plan.making import make_plan
 from ppdl_mq.transport.plan.objects import Choices, Plan
 from tests.rabbit import RabbitNode
+from tests.shell import Shell
 
 ACCESS_REFUSED = 403
 
@@ -115,20 +114,6 @@ def password(user: str) -> str:
 
 def run_lines(node: RabbitNode, folder: Path, script: str) -> str:
     """Run lines of shell with the node's `rabbitmqctl` on the PATH, as its administrator would."""
-    tools = folder / "tools"
-    tools.mkdir(exist_ok=True)
-    exports = "\n".join(f"export {name}='{value}'" for name, value in node._environment().items())
-    tool = tools / "rabbitmqctl"
-    tool.write_text(f'#!/bin/sh\n{exports}\nexec "{node._scripts}/rabbitmqctl" --node {node.name} "$@"\n')
-    tool.chmod(0o700)
-    done = subprocess.run(
-        ["sh", "-eu", "-c", script],
-        cwd=folder,
-        env=os.environ | {"PATH": f"{tools}:{os.environ['PATH']}"},
-        capture_output=True,
-        text=True,
-        timeout=240,
-        check=False,
-    )
-    assert done.returncode == 0, f"{script}\n{done.stdout}{done.stderr}"
-    return done.stdout
+    shell = Shell(folder)
+    shell.add_rabbitmqctl(node)
+    return shell.run(script, shell=("sh", "-eu"))

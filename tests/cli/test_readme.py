@@ -2,28 +2,17 @@
 
 from __future__ import annotations
 
-import os
 import random
-import re
 import stat
-import subprocess
-import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from tests.rabbit import RabbitNode
+from tests.shell import ROOT, Shell, blocks
 
-ROOT = Path(__file__).resolve().parents[2]
 README = ROOT / "README.md"
-LIMIT_S = 120
-
-
-def blocks() -> dict[str, str]:
-    """Return the blocks marked `<!-- run: NAME -->`, by name."""
-    found = re.findall(r"<!-- run: ([a-z]+) -->\n```sh\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
-    return dict(found)
 
 
 def records(path: Path, seed: int) -> None:
@@ -36,42 +25,13 @@ def records(path: Path, seed: int) -> None:
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
-class Shell:
-    """Runs a block as a person would, with our program and the test's node on the PATH."""
-
-    def __init__(self, folder: Path, node: RabbitNode) -> None:
-        self.folder = folder
-        tools = folder / "tools"
-        tools.mkdir()
-        # The node's own environment is what makes `rabbitmqctl` speak to it and not to the machine's.
-        exports = "\n".join(f"export {name}='{value}'" for name, value in node._environment().items())
-        (tools / "rabbitmqctl").write_text(
-            f'#!/bin/sh\n{exports}\nexec "{node._scripts}/rabbitmqctl" --node {node.name} "$@"\n', encoding="utf-8"
-        )
-        (tools / "ppdl-mq").write_text(f'#!/bin/sh\nexec "{sys.executable}" -m ppdl_mq.cli.main "$@"\n')
-        for tool in tools.iterdir():
-            tool.chmod(0o700)
-        self.environment = os.environ | {"PATH": f"{tools}:{os.environ['PATH']}"}
-        self.port = node.port
-
-    def run(self, block: str) -> str:
-        script = block.replace("relay.example:5672", f"127.0.0.1:{self.port}")
-        done = subprocess.run(
-            ["bash", "-euo", "pipefail", "-c", script],
-            cwd=self.folder,
-            env=self.environment,
-            capture_output=True,
-            text=True,
-            timeout=LIMIT_S,
-            check=False,
-        )
-        assert done.returncode == 0, f"{script}\n{done.stdout}{done.stderr}"
-        return done.stdout
-
-
 @pytest.mark.slow
 def test_the_walk_through_works_to_the_letter(rabbit: RabbitNode, tmp_path: Path) -> None:
-    shell, shown = Shell(tmp_path, rabbit), blocks()
+    shell = Shell(tmp_path)
+    shell.add_ppdl_mq()
+    shell.add_rabbitmqctl(rabbit)
+    page = README.read_text(encoding="utf-8").replace("relay.example:5672", f"127.0.0.1:{rabbit.port}")
+    shown = blocks(page)
     assert shown.keys() == {"identity", "trial", "broker", "peer", "status"}
     for number, name in enumerate(("mercy", "charite")):
         records(tmp_path / f"{name}.csv", seed=number)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import subprocess
 import sys
@@ -15,19 +14,14 @@ import pytest
 
 from tests.cli.test_readme import records
 from tests.rabbit import RabbitNode, free_ports
-from tests.trials.joined import OTHER, PLUGINS, ROOT, SERVER_NAME
+from tests.shell import LIMIT_S, ROOT, Shell, blocks
+from tests.trials.joined import OTHER, PLUGINS, SERVER_NAME
 
 PAGE = (ROOT / "docs" / "OPERATIONS.md").read_text(encoding="utf-8")
 SITES = {"north": ("cleveland", "va"), "south": ("hungary", "switzerland")}
 EVERYBODY = sorted(name for names in SITES.values() for name in names)
-LIMIT_S = 240
 # The node of the tests has its own of these.
 NOT_HERE = ("listeners.", "log.", "max_message_size", "disk_free_limit")
-
-
-def blocks() -> dict[str, str]:
-    """Return the blocks marked `<!-- run: NAME -->`, by name."""
-    return dict(re.findall(r"<!-- run: ([a-z]+) -->\n```sh\n(.*?)```", PAGE, re.DOTALL))
 
 
 class Site:
@@ -44,15 +38,14 @@ class Site:
         (self.port,) = free_ports(1)
         self.node: RabbitNode | None = None
         self.ports: dict[str, int] = {}  # of both sites
-        self.tools = folder / "tools"
-        self.tools.mkdir(parents=True)
-        (folder / "etc").mkdir()
+        (folder / "etc").mkdir(parents=True)
         for each in ("brokers", "scripts"):
             (folder / each).symlink_to(ROOT / each)
         for each in ("ca.pem", "server.pem", "server.key"):
             (folder / each).write_bytes((tls / each).read_bytes())
-        self._tool("ppdl-mq", f'exec "{sys.executable}" -m ppdl_mq.cli.main "$@"')
-        self._tool("systemctl", "true")
+        self._shell = Shell(folder)
+        self._shell.add_ppdl_mq()
+        self._shell.add("systemctl", "true")
         lines = re.findall(r"^`?(here=[^`\n]*)", PAGE, re.MULTILINE)
         (self.names,) = [line for line in lines if line.startswith(f"here={name};")]
 
@@ -66,13 +59,7 @@ class Site:
         assert (etc / "enabled_plugins").read_text() == f"[{','.join(PLUGINS)}].\n"
         self.node = RabbitNode(config=f"{config}listeners.ssl.1 = 127.0.0.1:{self.port}\n", plugins=PLUGINS)
         self.node.start()
-        exports = "\n".join(f"export {name}='{value}'" for name, value in self.node._environment().items())
-        rabbitmqctl = f'exec "{self.node._scripts}/rabbitmqctl" --node {self.node.name} "$@"'
-        self._tool("rabbitmqctl", f"{exports}\n{rabbitmqctl}")
-
-    def _tool(self, name: str, body: str) -> None:
-        (self.tools / name).write_text(f"#!/bin/sh\n{body}\n")
-        (self.tools / name).chmod(0o700)
+        self._shell.add_rabbitmqctl(self.node)
 
     def run(self, block: str) -> str:
         """Run a block of the page; what differs from it are paths, ports, and the group of the package."""
@@ -82,17 +69,7 @@ class Site:
             script = script.replace(f"relay.{site}.example.org:5671", f"127.0.0.1:{port}")
         script = script.replace("@$other:5671", f"@127.0.0.1:{self.ports[OTHER[self.name]]}")
         script = script.replace("/etc/rabbitmq", str(self.folder / "etc"))
-        done = subprocess.run(
-            ["bash", "-euo", "pipefail", "-c", script],
-            cwd=self.folder,
-            env=os.environ | {"PATH": f"{self.tools}:{os.environ['PATH']}", "PYTHONPATH": str(ROOT)},
-            capture_output=True,
-            text=True,
-            timeout=LIMIT_S,
-            check=False,
-        )
-        assert done.returncode == 0, f"{script}\n{done.stdout}{done.stderr}"
-        return done.stdout
+        return self._shell.run(script)
 
 
 @pytest.fixture
@@ -153,7 +130,7 @@ def test_each_page_is_one_page() -> None:
 @pytest.mark.slow
 @pytest.mark.xdist_group("two brokers")
 def test_both_pages_work_to_the_letter(sites: dict[str, Site]) -> None:
-    shown = blocks()
+    shown = blocks(PAGE)
     north, south = sites["north"], sites["south"]
     of = {peer: sites[site] for site, peers in SITES.items() for peer in peers}
     assert shown["names"].strip() == north.names
