@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from ppdl_mq.training.order import rehearsal_seed
 from tests.trials.exact import SAMPLE_SEED
 
 FEATURES = 4
+PASSWORD = "a-very-secret-password"  # of a broker's user, where a test needs one
 
 
 class TrialFiles:
@@ -91,6 +93,14 @@ class TrialFiles:
         text = path.read_text()
         assert old in text, f"{path.name} lacks {old!r}"
         path.write_text(text.replace(old, new, 1))
+
+    def check_no_secret(self, shown: str) -> None:
+        """Hold that nothing of what was shown is the password or a secret key."""
+        assert PASSWORD not in shown
+        for key in self.folder.glob("*.key"):
+            written = re.search(r'^(?:secret|sealed) = "(.+)"', key.read_text(), re.MULTILINE)
+            assert written is not None
+            assert written[1] not in shown
 
     def splits(self) -> dict[str, Split]:
         """Return every peer's prepared samples."""

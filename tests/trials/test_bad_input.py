@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import shutil
 from pathlib import Path
 
@@ -18,10 +17,9 @@ from tests.processes import Processes
 from tests.rabbit import RabbitNode
 from tests.transport.relays import eventually
 from tests.trials.beside import Beside
-from tests.trials.files import TrialFiles, command_line
+from tests.trials.files import PASSWORD, TrialFiles, command_line
 
 CONFIG, IDENTITY, WORK, RELAY, REMOTE, RUNNING, JOURNAL = 3, 4, 5, 6, 7, 8, 9
-PASSWORD = "a-very-secret-password"
 
 
 def check_refusal(code: int, shown: str, expected_code: int, *words: str) -> None:
@@ -37,14 +35,6 @@ def check_refusal(code: int, shown: str, expected_code: int, *words: str) -> Non
         assert word in shown, shown
 
 
-def check_no_secret(files: TrialFiles, shown: str) -> None:
-    assert PASSWORD not in shown
-    for key in files.folder.glob("*.key"):
-        written = re.search(r'^(?:secret|sealed) = "(.+)"', key.read_text(), re.MULTILINE)
-        assert written is not None
-        assert written[1] not in shown
-
-
 def refused(
     files: TrialFiles, capfd: pytest.CaptureFixture[str], expected_code: int, *words: str, peer: str = "anna"
 ) -> str:
@@ -53,7 +43,7 @@ def refused(
     code = run(files.run_arguments(peer))
     captured = capfd.readouterr()
     check_refusal(code, captured.err, expected_code, *words)
-    check_no_secret(files, captured.out + captured.err)
+    files.check_no_secret(captured.out + captured.err)
     assert captured.out == ""
     return captured.err
 

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import json
-import re
 from pathlib import Path
 
 import pytest
 
 from ppdl_mq.wire.trial_id import trial_id
 from tests.processes import Processes
-from tests.trials.files import TrialFiles
+from tests.trials.files import PASSWORD, TrialFiles
 
-PASSWORD = "a-very-secret-password"
 PASSWORDS = {"BROKER_PASSWORD": PASSWORD}
 
 
@@ -37,7 +35,7 @@ def test_every_line_of_both_streams_is_an_object(files: TrialFiles, started: Pro
         assert {line["turn"] for line in lines if "turn" in line} <= set(range(5))
         (answer,) = ended.out.splitlines()
         assert json.loads(answer)["trial"] == "small"
-        check_no_secret(files, ended.err + ended.out)
+        files.check_no_secret(ended.err + ended.out)
 
 
 @pytest.mark.slow
@@ -51,12 +49,4 @@ def test_a_peer_that_cannot_go_on_says_why_in_the_same_form(tmp_path: Path, star
     assert (last["level"], last["kind"], last["exit_code"]) == ("ERROR", "RelayUnreachable", 6)
     assert last["peer"] == "anna"
     assert last["hint"]
-    check_no_secret(files, ended.err + ended.out)
-
-
-def check_no_secret(files: TrialFiles, shown: str) -> None:
-    assert PASSWORD not in shown
-    for key in files.folder.glob("*.key"):
-        written = re.search(r'^(?:secret|sealed) = "(.+)"', key.read_text(), re.MULTILINE)
-        assert written is not None
-        assert written[1] not in shown
+    files.check_no_secret(ended.err + ended.out)

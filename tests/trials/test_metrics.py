@@ -20,10 +20,9 @@ from tests.peer.test_exporter import Samples, ask, samples_in
 from tests.processes import SOON_S, Process, Processes
 from tests.rabbit import RabbitNode
 from tests.trial import TrialInProcess, manifest_for
-from tests.trials.files import TrialFiles
+from tests.trials.files import PASSWORD, TrialFiles
 from tests.trials.masked import agreed, entries
 
-PASSWORD = "a-very-secret-password"
 # Shown while it is so, and not at the end of a trial in which all went well.
 WHILE_WAITING = {
     "ppdl_mq_waiting_for",
