@@ -10,6 +10,7 @@ import threading
 import time
 import urllib.request
 from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -65,6 +66,24 @@ def node() -> Iterator[ManagedNode]:
                 channel.queue_declare(NEEDS.names.queue(address), durable=True, arguments=arguments)
                 channel.queue_bind(NEEDS.names.queue(address), NEEDS.names.exchange, address)
         yield node
+
+
+class Silent(http.server.BaseHTTPRequestHandler):
+    def log_message(self, *_: object) -> None:
+        """Say nothing."""
+
+
+@contextmanager
+def answering(handler: type[Silent]) -> Iterator[str]:
+    """Give the URL at which somebody else answers HTTP."""
+    with http.server.HTTPServer(("127.0.0.1", 0), handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}"
+        finally:
+            server.shutdown()
+            thread.join()
 
 
 def look(node: ManagedNode, needs: Wanted | None = NEEDS, url: str | None = None) -> list[Finding]:
@@ -198,22 +217,15 @@ def test_a_port_where_nobody_or_something_else_is(node: ManagedNode) -> None:
 def test_the_password_follows_no_redirect(node: ManagedNode) -> None:
     asked: list[str] = []
 
-    class Elsewhere(http.server.BaseHTTPRequestHandler):
+    class Elsewhere(Silent):
         def do_GET(self) -> None:
             asked.append(self.path)
             self.send_response(302)
             self.send_header("Location", f"{node.management}/api/overview")
             self.end_headers()
 
-        def log_message(self, *_: object) -> None:
-            """Say nothing."""
-
-    with http.server.HTTPServer(("127.0.0.1", 0), Elsewhere) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        findings = look(node, None, f"http://127.0.0.1:{server.server_port}")
-        server.shutdown()
-        thread.join()
+    with answering(Elsewhere) as url:
+        findings = look(node, None, url)
     assert asked == ["/api/overview"]
     assert "HTTP status 302" in of(findings, "unknown")["management"].says
 
@@ -249,7 +261,7 @@ def test_the_delivery_limit_of_newer_brokers(
         f"/api/queues/%2F/{NEEDS.names.queue('weights')}": queue,
     }
 
-    class Newer(http.server.BaseHTTPRequestHandler):
+    class Newer(Silent):
         def do_GET(self) -> None:
             body = json.dumps(replies.get(self.path, {})).encode()
             self.send_response(200 if self.path in replies else 404)
@@ -257,15 +269,8 @@ def test_the_delivery_limit_of_newer_brokers(
             self.end_headers()
             self.wfile.write(body)
 
-        def log_message(self, *_: object) -> None:
-            """Say nothing."""
-
-    with http.server.HTTPServer(("127.0.0.1", 0), Newer) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        findings = look(node, NEEDS, f"http://127.0.0.1:{server.server_port}")
-        server.shutdown()
-        thread.join()
+    with answering(Newer) as url:
+        findings = look(node, NEEDS, url)
     assert of(findings, "pass")["management"]
     failures = of(findings, "fail")
     assert ("policy" in failures) is is_lossy, findings
