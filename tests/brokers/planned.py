@@ -82,20 +82,9 @@ class PlannedTrial:
         )
 
     def is_refused(self, peer: str, action: Callable[[Any], object]) -> bool:
-        """Say whether the broker denies a peer's user an action, on a plain channel with confirms."""
+        """Tell whether the broker denies a peer's user an action."""
         user = self.users[peer]
-        credentials = pika.PlainCredentials(user, password(user))
-        parameters = pika.ConnectionParameters("127.0.0.1", self.node.port, self.vhost, credentials)
-        with pika.BlockingConnection(parameters) as connection:
-            channel = connection.channel()
-            channel.confirm_delivery()
-            try:
-                action(channel)
-            except ChannelClosedByBroker as error:
-                if error.reply_code != ACCESS_REFUSED:
-                    raise
-                return True
-            return False
+        return is_refused(self.node, self.vhost, user, password(user), action)
 
     def waiting(self) -> dict[str, str]:
         """Return how many messages wait in each queue of the vhost."""
@@ -110,6 +99,21 @@ class PlannedTrial:
 def password(user: str) -> str:
     """Return the password of a user of these tests."""
     return f"password of {user}"
+
+
+def is_refused(node: RabbitNode, vhost: str, user: str, secret: str, action: Callable[[Any], object]) -> bool:
+    """Tell whether a broker denies a user, who has a password, an action on a plain channel with confirms."""
+    parameters = pika.ConnectionParameters("127.0.0.1", node.port, vhost, pika.PlainCredentials(user, secret))
+    with pika.BlockingConnection(parameters) as connection:
+        channel = connection.channel()
+        channel.confirm_delivery()
+        try:
+            action(channel)
+        except ChannelClosedByBroker as error:
+            if error.reply_code != ACCESS_REFUSED:
+                raise
+            return True
+        return False
 
 
 def run_lines(node: RabbitNode, folder: Path, script: str) -> str:

@@ -11,25 +11,22 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import pika
 import pytest
-from pika.exceptions import ChannelClosedByBroker
 
 from ppdl_mq.config.manifest import Manifest
 from ppdl_mq.errors import RelayRefused
-from tests.brokers.planned import run_lines
+from tests.brokers.planned import is_refused, run_lines
 from tests.rabbit import MAX_MESSAGE_BYTES
 from tests.transport.relays import eventually, new_trial
 from tests.trial import TrialInProcess, manifest_for, split_for
 from tests.trials.exact import assert_equal_bits, expected_state
-from tests.trials.joined import SERVER_NAME, SITES, SiteNode, TwoSites, two_nodes
+from tests.trials.joined import OTHER, SERVER_NAME, SITES, SiteNode, TwoSites, two_nodes
 from tests.trials.masked import MortalTrial, agreed, assert_round, splits_of, watch_rounds
 
 pytestmark = [pytest.mark.rabbitmq, pytest.mark.slow, pytest.mark.xdist_group("two brokers")]
 
 EVERYBODY = ("anna", "bert", "cleo", "dora")  # anna and cleo in the north, bert and dora in the south
 WAYS = ("federation", "shovel")
-ACCESS_REFUSED = 403
 PATIENCE_S = 2.0  # instead of a minute, before a peer asks again
 LONG = {"epochs": 30, "turns_per_epoch": 2}  # 240 turns: the middle is not missed
 
@@ -340,18 +337,9 @@ def test_a_server_aided_trial_says_that_it_needs_one_common_broker(
 
 
 def refused(sites: TwoSites, site: str, action: Callable[[Any], object]) -> bool:
-    """Say whether a broker denies the other site's link an action."""
-    other = "south" if site == "north" else "north"
-    credentials = pika.PlainCredentials(f"link-{other}", sites.password(f"link-{other}"))
-    parameters = pika.ConnectionParameters("127.0.0.1", sites.nodes[site].port, sites.vhost, credentials)
-    with pika.BlockingConnection(parameters) as connection:
-        channel = connection.channel()
-        channel.confirm_delivery()
-        try:
-            action(channel)
-        except ChannelClosedByBroker as error:
-            return bool(error.reply_code == ACCESS_REFUSED)
-        return False
+    """Tell whether a broker denies the other site's link an action."""
+    link = f"link-{OTHER[site]}"
+    return is_refused(sites.nodes[site], sites.vhost, link, sites.password(link), action)
 
 
 @pytest.mark.parametrize("by", WAYS)
