@@ -111,7 +111,8 @@ class Log:
             return
         if not self._session:
             raise OutOfTurn("It comes before all session keys are known.")
-        session = Context.decode(about["context"]).session if entry.says == "commitment" else about.get("session")
+        context = Context.decode(about["context"]) if entry.says == "commitment" else None
+        session = about.get("session") if context is None else context.session
         if session is not None and session != self._session:
             raise Misdirected("It is of another session than the one whose keys the log holds.")
         is_masked = self.protocol == "masked-average"
@@ -123,8 +124,8 @@ class Log:
             self._check_step(about["turn"], first=0)
         elif entry.says == "final" and (about["turn"], about["digest"]) != (self._schedule.turns, self._last_digest):
             raise OutOfTurn("It names another end than the last turn in the log.")
-        elif entry.says == "commitment":
-            self._check_commitment(entry)
+        elif context is not None:
+            self._check_commitment(entry, context)
 
     def _note_key(self, entry: Entry) -> None:
         about = entry.about
@@ -150,8 +151,7 @@ class Log:
         if not first <= step <= 2 * self._schedule.epochs * self._schedule.turns_per_epoch:
             raise OutOfTurn("The trial has no such step.")
 
-    def _check_commitment(self, entry: Entry) -> None:
-        context = Context.decode(entry.about["context"])
+    def _check_commitment(self, entry: Entry, context: Context) -> None:
         context.check_commitment(entry.by, len(entry.about["shards"]), self._peers)
         self._check_step(context.step)
         if context.attempt > limits.MAX_ATTEMPTS:
