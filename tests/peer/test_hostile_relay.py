@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from ppdl_mq.config import limits
 from ppdl_mq.config.manifest import Manifest
 from ppdl_mq.peer import runner
 from ppdl_mq.transport.memory import MemoryRelay, MemoryTransport
@@ -108,6 +109,8 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
 @pytest.fixture(autouse=True)
 def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(runner, "_LOOP_S", 0.05)  # so that a short patience is noticed soon
+    # Patience doubles while what is asked for is lost again: of four losses in ten that came to a minute now and then.
+    monkeypatch.setattr(limits, "PATIENCE_LAST_S", 0.4)
 
 
 DEEDS: dict[str, dict[str, float]] = {
