@@ -201,12 +201,14 @@ class SumShard:
     Args:
         context: digest, 32 bytes.
         shard: its index.
-        signature: 64 bytes, over context, shard and the blob's digest.
+        maker: who added it up; the sender, or one that was lost.
+        signature: the maker's, 64 bytes, over context, shard and the blob's digest.
     """
 
     kind: ClassVar[Kind] = Kind.SUM
     context: bytes
     shard: int
+    maker: str
     signature: bytes
 
 

@@ -120,7 +120,12 @@ def decode_meta(kind: Kind, meta: bytes) -> Message:
                 receipts=fields.binaries("receipts", exactly=SIGNATURE_BYTES),
             )
         case Kind.SUM:
-            message = SumShard(context=fields.context(), shard=fields.index(), signature=fields.signature())
+            message = SumShard(
+                context=fields.context(),
+                shard=fields.index(),
+                maker=fields.name("maker"),
+                signature=fields.signature(),
+            )
         case Kind.AGREE:
             message = Agree(
                 context=fields.context(),

@@ -333,9 +333,9 @@ def test_two_sums_of_one_maker_stop_whoever_sees_both() -> None:
     context = scene.context("anna")
     signature = scene.sign("cleo", sum_statement(context, 2, sha(blob)))
     with pytest.raises(Equivocation, match="cleo"):
-        scene.offer("anna", "cleo", SumShard(context=context, shard=2, signature=signature), blob=blob)
+        scene.offer("anna", "cleo", SumShard(context=context, shard=2, maker="cleo", signature=signature), blob=blob)
     with pytest.raises(OutOfTurn, match="not its to make"):
-        scene.offer("anna", "bert", SumShard(context=context, shard=2, signature=signature), blob=blob)
+        scene.offer("anna", "bert", SumShard(context=context, shard=2, maker="bert", signature=signature), blob=blob)
 
 
 def test_only_the_deputy_of_a_lost_member_may_make_its_sum() -> None:
@@ -343,14 +343,21 @@ def test_only_the_deputy_of_a_lost_member_may_make_its_sum() -> None:
     scene.hold(of(Kind.SUM, "cleo"))
     scene.until(lambda: scene.state("anna").phase is Phase.GATHERING and 0 in scene.state("anna").sums)
     blob = bytes(scene.peers["anna"].machine._shards(scene.state("anna")).size(2))
-    message = SumShard(context=scene.context("anna"), shard=2, signature=bytes(64))
+
+    def offer(sender: str, maker: str) -> object:
+        message = SumShard(context=scene.context("anna"), shard=2, maker=maker, signature=bytes(64))
+        return scene.offer("anna", sender, message, blob=blob)
+
     with pytest.raises(NotYet):
-        scene.offer("anna", "dora", message, blob=blob)
-    with pytest.raises(OutOfTurn):
-        scene.offer("anna", "bert", message, blob=blob)
+        offer("dora", "dora")
+    for sender, maker in (("bert", "bert"), ("bert", "cleo"), ("cleo", "dora"), ("dora", "bert")):
+        with pytest.raises(OutOfTurn, match="not its to make"):
+            offer(sender, maker)
+    with pytest.raises(Unauthentic):  # the deputy may pass on what the lost one signed, and nothing else
+        offer("dora", "cleo")
     scene.decide("anna", "cleo")
     with pytest.raises(Unauthentic):
-        scene.offer("anna", "dora", message, blob=blob)
+        offer("dora", "dora")
 
 
 # --- commitments and shards ------------------------------------------------------------------------------------------

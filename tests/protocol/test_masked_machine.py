@@ -313,6 +313,30 @@ def test_a_lost_member_s_release_that_comes_late_is_passed_on(seed: int) -> None
 
 
 @pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("late", [False, True], ids=["before it is lost", "after"])
+def test_a_lost_member_s_sum_that_only_its_deputy_has_is_passed_on(late: bool, seed: int) -> None:
+    scene = Scene(4, seed=seed)
+    scene.hold(of(Kind.SUM, "cleo"))
+    others = ("anna", "bert", "dora")
+    scene.until(lambda: len(scene.held) == 3 and all(scene.state(name).phase is Phase.GATHERING for name in others))
+    scene.peers["cleo"].is_dead = True
+    (to_dora,) = [letter for letter in scene.held if letter.send.recipient == "dora"]
+    shards = of(Kind.MASKED, to="dora")  # so that dora cannot make the sum herself
+    scene.tampers = lambda _, letter: None if shards(letter) else letter
+    if late:
+        for name in others:
+            scene.decide(name, "cleo")
+        scene.deliver([to_dora])
+    else:
+        scene.deliver([to_dora])
+        for name in others:
+            scene.decide(name, "cleo")
+    scene.run()
+    scene.check()
+    assert ended(scene) == set(others)
+
+
+@pytest.mark.parametrize("seed", range(4))
 def test_lost_before_its_release_stops_the_step_until_it_is_back(seed: int) -> None:
     scene = Scene(3, seed=seed)
     scene.hold(of(Kind.RELEASE, "cleo"))

@@ -72,7 +72,7 @@ MESSAGES: dict[Kind, Message] = {
     Kind.RELEASE: Release(
         context=b"\x1c" * 32, member="anna", mask=b"\x1f" * 32, receipts=(b"\x40" * 64, b"\x41" * 64)
     ),
-    Kind.SUM: SumShard(context=b"\x1c" * 32, shard=1, signature=b"\x42" * 64),
+    Kind.SUM: SumShard(context=b"\x1c" * 32, shard=1, maker="bert", signature=b"\x42" * 64),
     Kind.AGREE: Agree(
         context=b"\x1c" * 32,
         digest=b"\x43" * 32,

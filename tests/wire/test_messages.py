@@ -68,7 +68,7 @@ masked_messages: st.SearchStrategy[Message] = st.one_of(
     st.builds(MaskedShard, context=raw(32), shard=indices),
     st.builds(Receipt, context=raw(32), commitments=raw(32), signature=raw(64)),
     st.builds(Release, context=raw(32), member=names, mask=raw(32), receipts=tuples(raw(64))),
-    st.builds(SumShard, context=raw(32), shard=indices, signature=raw(64)),
+    st.builds(SumShard, context=raw(32), shard=indices, maker=names, signature=raw(64)),
     st.builds(Agree, context=raw(32), digest=raw(32), sums=tuples(signed_sums), signature=raw(64)),
     st.builds(Abandon, overflow=st.booleans(), signature=raw(64)),
     st.builds(Drop, by=names, name=names, signature=raw(64)),
@@ -132,7 +132,7 @@ def may_be(kind: Kind, name: str, value: Any) -> bool:
             return isinstance(value, bytes) and len(value) <= limits.MAX_CONTEXT_BYTES
         case "overflow":
             return isinstance(value, bool)
-        case "name" | "member" | "by":
+        case "name" | "member" | "by" | "maker":
             return value == "text"
         case "shard":
             return type(value) is int and value >= 0

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from ppdl_mq.crypto.identity import verify
 from ppdl_mq.errors import Equivocation, FalseSum, IllegalEvent, Malformed, OutOfTurn, SplitView, Unauthentic
-from ppdl_mq.protocol.effects import AddUp, Adopt, Average, Record, Send
+from ppdl_mq.protocol.effects import AddUp, Adopt, Average, Effect, Record, Send
 from ppdl_mq.protocol.events import AddedUp, Averaged, Received, Recomputed
 from ppdl_mq.protocol.machine import NotYet
 from ppdl_mq.protocol.masked_average.exchange import ExchangeSteps
@@ -66,21 +66,33 @@ class TotalSteps(ExchangeSteps):
         context = self._context(state).digest()
         signature = self.terms.sign(sum_statement(context, event.shard, event.digest))
         made = SignedSum(shard=event.shard, maker=self.terms.me, digest=event.digest, signature=signature)
-        message = SumShard(context=context, shard=event.shard, signature=signature)
-        sends = tuple(
+        sends = self._tell_sum(state, made)
+        added_up = state.replace(adding=state.adding - {event.shard}, sums={**state.sums, event.shard: made})
+        return self._advance(added_up, (self._record_sum(context, made), *sends))
+
+    def _tell_sum(self, state: RoundState, made: SignedSum) -> tuple[Send, ...]:
+        context = self._context(state).digest()
+        message = SumShard(context=context, shard=made.shard, maker=made.maker, signature=made.signature)
+        return tuple(
             Send(
                 recipient=name,
                 reader=name,
                 turn=state.step,
                 attempt=state.attempt,
                 message=message,
-                blob=Cut(self._sum(state, event.shard), event.digest),
-                ordinal=event.shard,
+                blob=Cut(self._sum(state, made.shard), made.digest),
+                ordinal=made.shard,
             )
             for name in self._others(state)
+            if name != made.maker
         )
-        added_up = state.replace(adding=state.adding - {event.shard}, sums={**state.sums, event.shard: made})
-        return self._advance(added_up, (self._record_sum(context, made), *sends))
+
+    def _instead_of(self, state: RoundState, name: str) -> tuple[Effect, ...]:
+        """Send what a lost member's deputy needs, and pass on what that member said last: not all may have it."""
+        effects, made = super()._instead_of(state, name), state.sums.get(self._index(state, name))
+        if made is None or made.maker != name or self._deputy(state, name) != self.terms.me:
+            return effects
+        return (*effects, *self._tell_sum(state, made))
 
     def _record_sum(self, context: bytes, made: SignedSum) -> Record:
         about = {"context": context, "shard": made.shard, "digest": made.digest}
@@ -94,35 +106,37 @@ class TotalSteps(ExchangeSteps):
         shard, sender = message.shard, event.sender
         if self.terms.me not in state.masks:
             raise OutOfTurn(f"{sender} sent a sum that it cannot have.")
-        self._check_maker(state, sender, shard)
+        self._check_maker(state, message, sender)
         if event.blob_bytes != self._shards(state).size(shard):
             raise Malformed(f"A sum of {sender} has the wrong size.")
         statement = sum_statement(message.context, shard, event.blob_digest)
-        verify(self.terms.peers[sender], message.signature, statement)
-        theirs = SignedSum(shard=shard, maker=sender, digest=event.blob_digest, signature=message.signature)
+        verify(self.terms.peers[message.maker], message.signature, statement)
+        theirs = SignedSum(shard=shard, maker=message.maker, digest=event.blob_digest, signature=message.signature)
         known = state.sums.get(shard)
         if known is not None:
             if known.digest == theirs.digest:
                 return state, ()
-            kind = Equivocation if known.maker == sender else SplitView
+            kind = Equivocation if known.maker == theirs.maker else SplitView
             raise kind(
-                f"The sums that {known.maker} and {sender} signed for one shard differ.",
+                f"The sums that {known.maker} and {theirs.maker} signed for one shard differ.",
                 records=(self._record_sum(message.context, theirs),),
             )
         taken = state.replace(sums={**state.sums, shard: theirs}, adding=state.adding - {shard})
-        keeps = Adopt(slot=self._sum(state, shard), are_weights=False)
-        return self._advance(taken, (keeps, self._record_sum(message.context, theirs)))
+        effects: list[Effect] = [Adopt(slot=self._sum(state, shard), are_weights=False)]
+        effects.append(self._record_sum(message.context, theirs))
+        if theirs.maker in state.lost:
+            effects += self._instead_of(taken, theirs.maker)
+        return self._advance(taken, tuple(effects))
 
-    def _check_maker(self, state: RoundState, sender: str, shard: int) -> None:
-        """Hold the maker of a sum shard to owner or, once that is lost, deputy."""
-        if shard not in self._shards(state).filled:
-            raise Malformed(f"{sender} signed a shard that does not exist.")
-        owner = state.members[shard]
-        if sender == owner:
-            return
-        if sender != self._deputy(state, owner):
+    def _check_maker(self, state: RoundState, message: SumShard, sender: str) -> None:
+        """Hold the maker of a sum shard to owner or, once that is lost, deputy, and its sender to one of them."""
+        if message.shard not in self._shards(state).filled:
+            raise Malformed(f"{sender} sent a shard that does not exist.")
+        owner = state.members[message.shard]
+        makers = (owner, self._deputy(state, owner))
+        if sender not in makers or message.maker not in (owner, sender):
             raise OutOfTurn(f"{sender} sent a sum that is not its to make.")
-        if owner not in state.lost:
+        if message.maker != owner and owner not in state.lost:
             raise NotYet(f"{sender} holds {owner} for lost, and this peer does not.")
 
     # --- the result and what all sign ----------------------------------------------------------------------------
