@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 
+from pika.exceptions import ChannelClosedByBroker
+
 from tests.chaos.proxy import FAIR, Proxy, Weather
 from tests.chaos.trial import ChaosTrial
 from tests.rabbit import RabbitNode
@@ -151,7 +153,11 @@ def _until_mail(node: RabbitNode, queue: str) -> None:
     ends_at = time.monotonic() + _MAIL_S
     with node.channel() as channel:
         while time.monotonic() < ends_at:
-            if channel.queue_declare(queue, passive=True).method.message_count:
+            try:
+                found = channel.queue_declare(queue, passive=True).method.message_count
+            except ChannelClosedByBroker:
+                return  # the victim had ended, and removed its inbox
+            if found:
                 return
             time.sleep(0.05)  # between two looks at another process
 
