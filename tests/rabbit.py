@@ -165,8 +165,11 @@ class RabbitNode:
 
     def wait(self) -> None:
         """Wait until the node answers AMQP."""
+        self._wait_at(self.port, b"AMQP\x00\x00\x09\x01")
+
+    def _wait_at(self, port: int, greeting: bytes) -> None:
         assert self._server is not None, "launched before"
-        _wait_until(self.port, self._server, b"AMQP\x00\x00\x09\x01", self._home / "node.log")
+        _wait_until(port, self._server, greeting, self._home / "node.log")
 
     def stop(self) -> None:
         """Stop the node in good order."""

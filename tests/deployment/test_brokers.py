@@ -38,3 +38,14 @@ def test_the_configuration_takes_passwords_alone_and_loads_the_definitions() -> 
     assert [value for key, value in pairs if key.startswith("auth_mechanisms.")] == ["PLAIN"]
     assert settings["definitions.local.path"] == "/etc/rabbitmq/definitions.json"
     assert settings["loopback_users.guest"] == "true"
+
+
+@pytest.mark.parametrize("folder", ["cluster", "federated"])
+def test_every_example_has_the_same_listeners(folder: str) -> None:
+    """tests/brokers/test_single.py starts a broker with them."""
+    assert tls_lines(folder) == tls_lines("single")
+
+
+def tls_lines(folder: str) -> list[str]:
+    lines = (ROOT / "brokers" / folder / "rabbitmq.conf").read_text().splitlines()
+    return [line for line in lines if line.startswith(("listeners.", "ssl_options."))]

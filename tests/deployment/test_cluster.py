@@ -15,8 +15,9 @@ VHOST = "ppdl"
 
 
 def settings() -> str:
-    """Return the file without what a test decides: ports, names of nodes, and limits that `RabbitNode` sets itself."""
-    own = ("listeners.", "cluster_formation.classic_config.", "max_message_size", "disk_free_limit", "log.console")
+    """Return the file without what a test decides: listeners, names of nodes, limits that `RabbitNode` sets itself."""
+    own = ("listeners.", "ssl_options.", "cluster_formation.classic_config.")
+    own += ("max_message_size", "disk_free_limit", "log.console")
     lines = (ROOT / "brokers" / "cluster" / "rabbitmq.conf").read_text().splitlines()
     return "".join(f"{line}\n" for line in lines if line and not line.startswith(("#", *own)))
 

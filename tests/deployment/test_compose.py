@@ -13,9 +13,11 @@ import sys
 import tomllib
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 import yaml
+from cryptography import x509
 
 from tests.deployment.heart import heart_manifest
 
@@ -163,17 +165,42 @@ def test_three_organisations_run_as_their_own_files_say(compose: dict[str, Any])
         data = settings["data"]["arguments"]["path"]
         assert mounts[data] == f"./out/heart/{Path(data).name}"
         assert mounts[settings["state_dir"].rpartition("/")[0]] in compose["volumes"]
-        assert [each["target"] for each in service["secrets"]] == [settings["broker"]["password_file"]]
+        own = {each["target"]: each["source"] for each in service["secrets"]}
+        assert own == {settings["broker"]["password_file"]: f"{name}-password", settings["broker"]["ca_file"]: "ca"}
         assert (ROOT / service["env_file"]).is_file()
 
 
 def test_each_organisation_gets_its_own_password_and_volume_alone(compose: dict[str, Any]) -> None:
     for name in organisations(compose):
         service = compose["services"][name]
-        assert [each["source"] for each in service["secrets"]] == [f"{name}-password"]
+        assert [each["source"] for each in service["secrets"]] == ["ca", f"{name}-password"]
         assert [each.split(":")[0] for each in service["volumes"] if each[0] != "."] == [f"{name}-state"]
-    broker = compose["services"]["broker"]["secrets"]
-    assert [each if isinstance(each, str) else each["source"] for each in broker] == ["erlang-cookie", "definitions"]
+    tls = ["ca", "broker-certificate", "broker-key"]
+    assert secrets_of(compose, "broker") == ["erlang-cookie", *tls, "definitions"]
+    assert secrets_of(compose, "broker-2") == secrets_of(compose, "broker-3") == ["erlang-cookie", *tls]
+
+
+def secrets_of(compose: dict[str, Any], name: str) -> list[str]:
+    return [each if isinstance(each, str) else each["source"] for each in compose["services"][name]["secrets"]]
+
+
+def test_the_brokers_find_their_certificates_and_listen_where_the_peers_knock(compose: dict[str, Any]) -> None:
+    ports = set()
+    for name in organisations(compose):
+        url = urlsplit(tomllib.loads((ROOT / "peers" / name / "peer.toml").read_text())["broker"]["url"])
+        assert url.scheme == "amqps"
+        ports.add(str(url.port))
+    for name in ("broker", "broker-2", "broker-3"):
+        service = compose["services"][name]
+        given = {each["target"] for each in service["secrets"] if isinstance(each, dict)}
+        (conf,) = [
+            each.split(":")[0] for each in service["volumes"] if each.endswith(":/etc/rabbitmq/rabbitmq.conf:ro")
+        ]
+        lines = (line.partition(" = ") for line in (ROOT / conf).read_text().splitlines())
+        settings = {key: value for key, mark, value in lines if mark and key[0] != "#"}
+        assert {value for key, value in settings.items() if key.startswith("ssl_options.") and "file" in key} <= given
+        assert {settings["listeners.ssl.default"]} == ports
+        assert settings["listeners.tcp"] == "none"
 
 
 def test_the_broker_uses_the_files_of_brokers_single(compose: dict[str, Any]) -> None:
@@ -188,9 +215,10 @@ def test_the_broker_uses_the_files_of_brokers_single(compose: dict[str, Any]) ->
 def test_secrets_are_made_once_and_kept(compose_secrets: Path, tmp_path: Path) -> None:
     command = [compose_secrets / "scripts" / "compose-secrets"]
     environment = os.environ | {"PPDL_MQ": f"{sys.executable} -m ppdl_mq.cli.main", "PYTHONPATH": str(ROOT)}
-    subprocess.run(command, check=True, capture_output=True, timeout=60)
+    subprocess.run(command, check=True, capture_output=True, timeout=60, env=environment)
     folder = compose_secrets / "secrets"
     first = {file.name: file.read_text() for file in folder.glob("*.password")}
+    certificate = (folder / "tls" / "server.pem").read_bytes()
     manifest = heart_manifest(tmp_path, ("cleveland", "hungary", "va"))
     subprocess.run([*command, manifest], check=True, capture_output=True, timeout=120, env=environment)
     assert {file.name: file.read_text() for file in folder.glob("*.password")} == first
@@ -203,7 +231,13 @@ def test_secrets_are_made_once_and_kept(compose_secrets: Path, tmp_path: Path) -
         assert password not in text
         raw = base64.b64decode(user["password_hash"])
         assert raw[4:] == hashlib.sha256(raw[:4] + password.encode()).digest()
-    made = {file.name for file in folder.iterdir()} - {".gitignore"}
+    assert (folder / "tls" / "server.pem").read_bytes() == certificate
+    names = x509.load_pem_x509_certificate(certificate).extensions.get_extension_for_class(x509.SubjectAlternativeName)
+    assert names.value.get_values_for_type(x509.DNSName) == ["relay.example.org"]
+    assert (folder / "tls" / "server.key").stat().st_mode & 0o777 == 0o644  # RabbitMQ's user reads it, in the container
+    assert (folder / "tls" / "ca.key").stat().st_mode & 0o777 == 0o600
+    made = {str(file.relative_to(folder)) for file in folder.rglob("*") if file.is_file()}
+    made -= {".gitignore", "tls/ca.key"}
     named = set(re.findall(r"^    file: secrets/(\S+)", (ROOT / "docker-compose.yml").read_text(), re.MULTILINE))
     assert made == named
 
@@ -211,7 +245,8 @@ def test_secrets_are_made_once_and_kept(compose_secrets: Path, tmp_path: Path) -
 @pytest.fixture
 def compose_secrets(tmp_path: Path) -> Path:
     """A copy of the scripts, so that nobody's real secrets are touched."""
-    shutil.copytree(ROOT / "scripts", tmp_path / "scripts", ignore=shutil.ignore_patterns("__pycache__"))
+    for folder in ("scripts", "brokers/tls"):
+        shutil.copytree(ROOT / folder, tmp_path / folder, ignore=shutil.ignore_patterns("__pycache__"))
     assert os.access(tmp_path / "scripts" / "compose-secrets", os.X_OK)
     return tmp_path
 

@@ -49,7 +49,8 @@ def own_name(folder: str) -> str:
 def test_settings_hold_and_carry_no_password(name: str) -> None:
     settings: PeerSettings = read_settings(PEERS / name / "peer.toml")
     url = urlsplit(settings.broker.url)
-    assert (url.scheme, url.username, url.password, url.path) == ("amqp", own_name(name), None, "/ppdl")
+    assert (url.scheme, url.username, url.password, url.path) == ("amqps", own_name(name), None, "/ppdl")
+    assert settings.broker.ca_file is not None
     assert settings.broker.password_file is not None
     assert not settings.broker.declare
     assert settings.mode == "production"
@@ -138,7 +139,7 @@ def test_in_kubernetes_a_peer_runs_once_and_keeps_its_journal(name: str) -> None
     for path in (settings.state_dir, settings.identity):
         assert str(path).startswith("/var/lib/ppdl-mq/")
     assert mounts["/var/lib/ppdl-mq"]["name"] == "state"
-    assert str(settings.broker.password_file) in mounts
+    assert {str(settings.broker.password_file), str(settings.broker.ca_file)} <= mounts.keys()
     paths = [value for key, value in settings.data.arguments.items() if key.endswith("path")]
     assert paths
     assert all(str(Path(path).parent) in mounts for path in paths)
