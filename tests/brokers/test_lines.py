@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import pytest
@@ -47,9 +48,11 @@ def test_the_script_does_what_the_definitions_do(bare_node: RabbitNode, tmp_path
 
     # Only what is this trial's; the vhost stays.
     run_lines(bare_node, tmp_path, "\n".join(line for line in removal_lines(trial.plan) if "delete_vhost" not in line))
-    assert not {"list_permissions", "list_topic_permissions", "list_policies", "list_queues"} & {
-        command for command, lines in state(trial).items() if lines
+    left = state(trial)
+    assert not {"list_permissions", "list_topic_permissions", "list_policies", "list_queues", "list_bindings"} & {
+        command for command, lines in left.items() if lines
     }
+    assert all(line.startswith(("amq.", "\tdirect")) for line in left["list_exchanges"]), left["list_exchanges"]
     assert not set(trial.users.values()) & {line.split("\t")[0] for line in bare_node.ctl("list_users").splitlines()}
 
     trial.import_definitions()
@@ -90,6 +93,29 @@ def test_the_script_runs_again_and_over_what_is_there(bare_node: RabbitNode, tmp
     assert f"{names['anna']}\t[monitoring]" in users
     vhosts = bare_node.ctl("list_vhosts", "--silent", "--no-table-headers", "name", "description", "tags").splitlines()
     assert f"{trial.vhost}\tof somebody\tkept" in vhosts
+
+
+def test_what_is_missing_comes_back_by_the_line_and_nobody_loses_a_password(
+    bare_node: RabbitNode, tmp_path: Path
+) -> None:
+    """Importing the definitions again, in the middle of a trial, would lock all peers out."""
+    manifest = manifest_for(("anna", "bert"), name="missing", protocol="server-aided")
+    trial = PlannedTrial(bare_node, manifest, tmp_path)
+    trial.set_up()
+    whole = state(trial)
+    (tmp_path / "plan").mkdir()
+    (tmp_path / "plan" / "rabbitmqctl.sh").write_text(setup_script(trial.plan))
+    names = Names(prefix=manifest.relay.prefix, trial=manifest.name)
+    wanted = Wanted(names=names, me="anna", peers=("anna", "bert"), shares_weights=True, chunk_bytes=100_000)
+
+    bare_node.ctl("delete_queue", "--vhost", trial.vhost, names.queue("anna"))
+    (failure,) = [each for each in examine(trial.address("anna"), wanted) if each.result == "fail"]
+    assert "does not exist" in failure.says
+    run_lines(bare_node, tmp_path, failure.line)
+    assert state(trial) == whole
+    for peer in ("anna", "bert"):  # both with their own password
+        found = examine(trial.address(peer), dataclasses.replace(wanted, me=peer))
+        assert {each.result for each in found} == {"pass", "unknown"}
 
 
 def test_the_lines_for_what_amqp_does_not_show_print_it(bare_node: RabbitNode, tmp_path: Path) -> None:

@@ -53,7 +53,7 @@ def test_queues_that_are_not_made_end_it(rabbit: RabbitNode, folder: Path, capsy
     code, message, hint = started(capsys, rabbit.url(), "--no-declare")
     assert code == exit_codes.RELAY
     assert "does not exist, and declare = false" in message
-    assert "import_definitions" in hint
+    assert "For the broker's administrator: sh plan/rabbitmqctl.sh" in hint
 
 
 @pytest.mark.rabbitmq

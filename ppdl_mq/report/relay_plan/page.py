@@ -227,13 +227,9 @@ def _policy(plan: Plan) -> str:
 
 
 def _afterwards(plan: Plan) -> str:
-    lines = ["## When the trial is over", "", *(f"    {each}" if each else "" for each in removal_lines(plan))]
-    lines += [
-        "",
-        "An exchange without bindings does no harm and goes with its vhost; to remove it alone takes the management "
-        f"plug-in: `rabbitmqadmin delete exchange name={plan.exchange}`.",
-    ]
-    return "\n".join(lines)
+    return "\n".join(
+        ["## When the trial is over", "", *(f"    {each}" if each else "" for each in removal_lines(plan))]
+    )
 
 
 def _versions() -> str:

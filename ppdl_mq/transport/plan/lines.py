@@ -109,8 +109,15 @@ def limit_lines(plan: Plan) -> list[str]:
     return lines
 
 
+def exchange_removal(vhost: str, name: str) -> str:
+    """Return the line that removes an exchange: an Erlang expression, since `rabbitmqctl` has no command for it."""
+    place, named = (json.dumps(each, ensure_ascii=False) for each in (vhost, name))
+    resource = f"rabbit_misc:r(<<{place}/utf8>>, exchange, <<{named}/utf8>>)"
+    return _line("eval", f'rabbit_exchange:delete({resource}, false, <<"rabbitmqctl">>).')
+
+
 def removal_lines(plan: Plan) -> list[str]:
-    """Return the lines that remove what the trial had; `rabbitmqctl` cannot remove an exchange by itself."""
+    """Return the lines that remove what the trial had."""
     choices = plan.choices
     addresses = [*plan.inboxes, *([plan.weights] if plan.weights else [])]
     lines = []
@@ -118,6 +125,7 @@ def removal_lines(plan: Plan) -> list[str]:
         lines += ["# With everything in it, if nothing but this trial is in it:", _line("delete_vhost", choices.vhost)]
         lines += ["", "# Or what is this trial's alone:"]
     lines += [_in_vhost(plan, "delete_queue", each) for each in addresses]
+    lines += [exchange_removal(choices.vhost, plan.exchange)]
     lines += [_in_vhost(plan, "clear_policy", plan.policy.name)]
     if choices.peers_declare and "max-length-bytes" in plan.policy.definition:
         lines += [f"{_in_vhost(plan, 'clear_operator_policy', plan.policy.name)}   # if it was set"]

@@ -15,6 +15,13 @@ def ctl(command: str, *arguments: str, vhost: str | None = None) -> str:
     return shlex.join(("rabbitmqctl", command, *place, *arguments))
 
 
+def plan_line() -> str:
+    """Set up again what the trial's plan says, of which something is missing."""
+    return (
+        "sh plan/rabbitmqctl.sh   # of `ppdl-mq relay plan`; importing definitions again would take the passwords away"
+    )
+
+
 def policies_line(broker: BrokerAddress, name: str) -> str:
     """Show the policies of a queue, or of all whose names begin so: what RabbitMQ 3.10 to 4.x all print."""
     policies, operator = (ctl(each, vhost=broker.vhost) for each in ("list_policies", "list_operator_policies"))

@@ -25,6 +25,7 @@ from ppdl_mq.config.broker import BrokerAddress
 from ppdl_mq.config.hosts import is_this_machine
 from ppdl_mq.errors import ConfigError
 from ppdl_mq.transport.findings import Finding, Wanted
+from ppdl_mq.transport.plan.lines import exchange_removal
 from ppdl_mq.transport.rabbitmq.doctor.certificates import now
 from ppdl_mq.transport.rabbitmq.doctor.judgement import USUAL_DELIVERY_LIMIT, has_usual_limit, judge_queue
 from ppdl_mq.transport.rabbitmq.doctor.lines import ctl
@@ -181,7 +182,7 @@ def _exchange(management: Management, broker: BrokerAddress, wanted: Wanted) -> 
         result="pass" if right else "fail",
         says=f"The exchange {name} is {how}.",
         todo="" if right else "Ask the administrator to remove it and declare it anew: topic, durable.",
-        line="" if right else f"rabbitmqadmin delete exchange name={name} --vhost={broker.vhost}",
+        line="" if right else exchange_removal(broker.vhost, name),
     )
 
 

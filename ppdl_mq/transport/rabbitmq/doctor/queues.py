@@ -9,9 +9,10 @@ from typing import Any, Final
 from ppdl_mq.config.broker import BrokerAddress
 from ppdl_mq.transport.address import WEIGHTS
 from ppdl_mq.transport.findings import Finding, Wanted
+from ppdl_mq.transport.plan.lines import exchange_removal
 from ppdl_mq.transport.rabbitmq.doctor import probes
 from ppdl_mq.transport.rabbitmq.doctor.judgement import judge_queue
-from ppdl_mq.transport.rabbitmq.doctor.lines import ctl
+from ppdl_mq.transport.rabbitmq.doctor.lines import ctl, plan_line
 from ppdl_mq.transport.rabbitmq.doctor.session import Session
 
 _DIFFERENT: Final = re.compile(r"inequivalent arg '([^']+)' for .*current is (.*)$", re.DOTALL)
@@ -45,7 +46,7 @@ def exchange(session: Session, broker: BrokerAddress, wanted: Wanted) -> Iterato
             "what it sent to an inbox that is not there yet for delivered.",
             todo="It is sent again when the other asks for it, a minute or more later. Have the exchange declared anew "
             "without that.",
-            line=f"rabbitmqadmin delete exchange name={name} --vhost={broker.vhost}",
+            line=exchange_removal(broker.vhost, name),
         )
     elif different is None or different[1] == "alternate-exchange":
         yield Finding(check="exchange", result="pass", says=f"The exchange {name} is there: topic, durable.")
@@ -56,7 +57,7 @@ def exchange(session: Session, broker: BrokerAddress, wanted: Wanted) -> Iterato
             result="fail",
             says=f"The exchange {name} has {has}; a durable topic exchange is needed.",
             todo="Ask the administrator to remove it and declare it anew, before the trial begins.",
-            line=f"rabbitmqadmin delete exchange name={name} --vhost={broker.vhost}",
+            line=exchange_removal(broker.vhost, name),
         )
 
 
@@ -166,6 +167,6 @@ def _missing(check: str, what: str, broker: BrokerAddress, *, may_make: bool) ->
         check=check,
         result="fail",
         says=f"The {what} does not exist, and {why}.",
-        todo="Ask the broker's administrator to import the definitions of the trial.",
-        line="rabbitmqctl import_definitions < definitions.json",
+        todo="Ask the broker's administrator to set up the trial's plan; of two sites, each its own part.",
+        line=plan_line(),
     )

@@ -19,7 +19,7 @@ from pika.adapters.blocking_connection import BlockingChannel
 from ppdl_mq.config.broker import BrokerAddress
 from ppdl_mq.transport.findings import Finding, Wanted
 from ppdl_mq.transport.rabbitmq.doctor import probes
-from ppdl_mq.transport.rabbitmq.doctor.lines import ctl, policies_line
+from ppdl_mq.transport.rabbitmq.doctor.lines import ctl, plan_line, policies_line
 from ppdl_mq.transport.rabbitmq.doctor.session import Blocked, Session
 from ppdl_mq.transport.rabbitmq.errors import channel_error
 
@@ -81,9 +81,8 @@ def _fault(error: amqp.AMQPError, way: _Way, broker: BrokerAddress, chunk_bytes:
             check="round trip",
             result="fail",
             says=f"The exchange {way.exchange} leads no message to {way.queue}: there is no binding with {way.key!r}.",
-            todo="Ask the broker's administrator to bind it, or to import the definitions of the trial again.",
-            line=f"rabbitmqadmin declare binding source={way.exchange} destination={way.queue} routing_key={way.key} "
-            f"--vhost={broker.vhost}",
+            todo="Ask the broker's administrator to set up the trial's plan; of two sites, each its own part.",
+            line=plan_line(),
         )
     if isinstance(error, amqp.NackError):
         return Finding(
