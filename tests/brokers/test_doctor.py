@@ -17,6 +17,7 @@ from ppdl_mq.config.broker import BrokerAddress
 from ppdl_mq.errors import RelayRefused
 from ppdl_mq.transport.findings import Finding, Wanted, refuse_failures, verdict
 from ppdl_mq.transport.opening import examine_relay, open_transport
+from ppdl_mq.transport.rabbitmq.doctor import round_trip
 from tests.brokers.scene import CHUNK_BYTES, free_port, look, of, wanted
 from tests.rabbit import MAX_MESSAGE_BYTES, RabbitNode
 
@@ -270,8 +271,13 @@ def test_an_inbox_that_is_bound_to_nothing(node: RabbitNode, needs: Wanted) -> N
     make(node, needs)
     with node.channel(VHOST) as channel:
         channel.queue_unbind(needs.names.queue("mercy"), needs.names.exchange, "mercy")
-    failure = of(look(as_mercy_with_rights(node, needs), needs), "fail")["round trip"]
-    assert "no binding with 'mercy'" in failure.says
+    for thorough in (True, False):
+        failure = of(look(as_mercy_with_rights(node, needs), needs, thorough=thorough), "fail")["round trip"]
+        assert "no binding with 'mercy'" in failure.says
+        assert not failure.passes
+    # A peer that declares binds its inbox when it starts.
+    warning = of(look(as_guest(node), needs, thorough=False), "warn")["round trip"]
+    assert "binds its inbox" in warning.todo
 
 
 def as_mercy_with_rights(node: RabbitNode, needs: Wanted) -> BrokerAddress:
@@ -294,9 +300,72 @@ def test_a_policy_that_shows_in_the_round_trip(node: RabbitNode, needs: Wanted, 
         failure = of(look(as_guest(node), needs), "fail")["round trip"]
     finally:
         node.ctl("clear_policy", "-p", VHOST, "narrow")
-        with node.channel(VHOST) as channel:
-            channel.queue_purge(needs.names.queue("mercy"))
     assert says in failure.says
+    assert waiting(node, needs) == 0
+
+
+def waiting(node: RabbitNode, needs: Wanted) -> int:
+    with node.channel(VHOST) as channel:
+        return int(channel.queue_declare(needs.names.queue(needs.me), passive=True).method.message_count)
+
+
+@pytest.mark.parametrize(
+    ("policy", "says", "passes"),
+    [
+        ('{"max-length": 2}', "confirmed one of 5 small messages and dropped it again", False),
+        ('{"message-ttl": 0}', "confirmed one of 5 small messages and dropped it again", False),
+        ('{"max-length": 2, "overflow": "reject-publish"}', "does not hold 5 small messages", True),
+    ],
+)
+def test_a_policy_that_shows_before_a_run(
+    node: RabbitNode, needs: Wanted, policy: str, says: str, passes: bool
+) -> None:
+    make(node, needs)
+    node.ctl("set_policy", "-p", VHOST, "narrow", f"^{needs.names.exchange}", policy, "--apply-to", "queues")
+    try:
+        findings = look(as_guest(node), needs, thorough=False)
+    finally:
+        node.ctl("clear_policy", "-p", VHOST, "narrow")
+    failure = of(findings, "fail")["round trip"]
+    assert says in failure.says
+    assert failure.line.startswith("rabbitmqctl list_queues")
+    assert failure.passes == passes
+    assert waiting(node, needs) == 0
+
+
+def test_a_queue_that_does_not_answer_before_a_run_may_come_back(
+    node: RabbitNode, needs: Wanted, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As one that has lost most of its copies: no confirm ever comes."""
+    monkeypatch.setattr(round_trip, "_SOON_S", 1.0)
+    make(node, needs, **{"x-queue-type": "quorum"})
+    process = f"{{'{VHOST}_{needs.names.queue(needs.me)}', node()}}"
+    node.ctl("eval", f"sys:suspend({process}).")
+    try:
+        findings = look(as_mercy_with_rights(node, needs), needs, thorough=False)
+    finally:
+        node.ctl("eval", f"sys:resume({process}).")
+    failure = of(findings, "fail")["round trip"]
+    assert "does not answer" in failure.says
+    assert failure.passes
+
+
+def test_what_arrives_during_the_look_before_a_run_stays_there(
+    node: RabbitNode, needs: Wanted, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another peer has begun, too: its message is not taken, and nothing of ours stays."""
+    make(node, needs)
+    send, key = round_trip._send, needs.me
+
+    def beside(channel: Any, way: Any, body: bytes, mark: str) -> None:
+        if mark == "2":
+            channel.basic_publish(needs.names.exchange, key, b"sealed")
+        send(channel, way, body, mark)
+
+    monkeypatch.setattr(round_trip, "_send", beside)
+    assert not of(look(as_guest(node), needs, thorough=False), "fail")
+    with node.channel(VHOST) as channel:
+        assert [channel.basic_get(needs.names.queue(key), auto_ack=True)[2] for _ in range(2)] == [b"sealed", None]
 
 
 def test_a_broker_that_is_full(node: RabbitNode, needs: Wanted) -> None:

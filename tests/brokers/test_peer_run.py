@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -68,6 +69,48 @@ def test_a_limit_under_the_chunk_size_ends_it(
     assert code == exit_codes.RELAY
     assert message == "The broker takes messages of 65536 bytes at most; the trial's chunks have 900000."
     assert "relay.chunk_bytes = 65536 or less" in hint
+
+
+@pytest.fixture
+def inbox(rabbit: RabbitNode) -> Iterator[str]:
+    """What an administrator has made for the trial: its exchange, and mercy's queues, all of which go afterwards."""
+    exchange = "ppdl.beforehand"
+    with rabbit.channel() as channel:
+        channel.exchange_declare(exchange, exchange_type="topic", durable=True)
+        for key in ("mercy", "weights"):
+            channel.queue_declare(f"{exchange}.{key}", durable=True)
+            channel.queue_bind(f"{exchange}.{key}", exchange, key)
+        yield f"{exchange}.mercy"
+        for key in ("mercy", "weights"):
+            channel.queue_delete(f"{exchange}.{key}")
+        channel.exchange_delete(exchange)
+
+
+@pytest.mark.rabbitmq
+def test_a_policy_that_drops_what_it_confirmed_ends_it(
+    rabbit: RabbitNode, inbox: str, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rabbit.ctl("set_policy", "ours", "^ppdl", '{"max-length": 1}', "--apply-to", "queues")
+    try:
+        code, message, hint = started(capsys, rabbit.url(), "--no-declare")
+    finally:
+        rabbit.ctl("clear_policy", "ours")
+    assert code == exit_codes.RELAY
+    assert f"dropped it again: a limit or a time to live of the queue {inbox}" in message
+    assert "For the broker's administrator: rabbitmqctl list_queues" in hint
+    assert "list_policies" in hint
+
+
+@pytest.mark.rabbitmq
+def test_an_inbox_to_which_nothing_leads_ends_it(
+    rabbit: RabbitNode, inbox: str, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with rabbit.channel() as channel:
+        channel.queue_unbind(inbox, inbox.removesuffix(".mercy"), "mercy")
+    code, message, hint = started(capsys, rabbit.url(), "--no-declare")
+    assert code == exit_codes.RELAY
+    assert "no binding with 'mercy'" in message
+    assert "For the broker's administrator: sh plan/rabbitmqctl.sh" in hint
 
 
 @pytest.mark.rabbitmq

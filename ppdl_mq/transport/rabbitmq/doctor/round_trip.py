@@ -1,4 +1,4 @@
-"""A round trip of chunks through the broker: does it work, how long, how fast?
+"""A round trip of chunks through the broker: does it work, how long, how fast? And a short one: does it work?
 
 Through the own inbox while nobody uses it, or through a queue of the doctor's own that goes with the connection. Every
 message is marked. One that is not ours is given back at once, and ends the measurement.
@@ -6,9 +6,10 @@ message is marked. One that is not ours is given back at once, and ends the meas
 
 from __future__ import annotations
 
+import contextlib
 import secrets
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -17,16 +18,20 @@ from pika import exceptions as amqp
 from pika.adapters.blocking_connection import BlockingChannel
 
 from ppdl_mq.config.broker import BrokerAddress
+from ppdl_mq.errors import RelayLost, RelayUnreachable
 from ppdl_mq.transport.findings import Finding, Wanted
 from ppdl_mq.transport.rabbitmq.doctor import probes
 from ppdl_mq.transport.rabbitmq.doctor.lines import ctl, plan_line, policies_line
-from ppdl_mq.transport.rabbitmq.doctor.session import Blocked, Session
+from ppdl_mq.transport.rabbitmq.doctor.session import Blocked, Late, Session
 from ppdl_mq.transport.rabbitmq.errors import channel_error
 
 _SMALL: Final = 5  # messages for the latency
 _TOTAL_BYTES: Final = 8 * 1024 * 1024
 _MOST_CHUNKS: Final = 32
 _PATIENCE_S: Final = 10.0
+_SOON_S: Final = 20.0  # more than _PATIENCE_S: a limit for small messages
+_LONG_S: Final = 300.0  # and for chunks over a slow line
+_MARK: Final = "ppdl-mq-check"  # the AMQP type of what is ours
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,11 +64,38 @@ def round_trip(session: Session, broker: BrokerAddress, wanted: Wanted | None, c
     if isinstance(way, Finding):
         yield way
         return
+    what = f"{_chunks(chunk_bytes)} chunks of {chunk_bytes} bytes"
+    with session.within(_LONG_S):
+        finding = _tried(channel, way, broker, what, lambda: _measure(channel, way, broker, chunk_bytes))
+    yield finding
+
+
+def short_trip(session: Session, broker: BrokerAddress, wanted: Wanted) -> Iterator[Finding]:
+    """Send a few small messages through the own inbox, where nobody uses it, and say only what is wrong.
+
+    Raises:
+        Blocked: the broker takes no messages.
+    """
+    channel = session.channel()
+    way = _way(session, channel, wanted)
+    if isinstance(way, Finding):
+        return
+    what = f"{_SMALL} small messages"
+    with session.within(_SOON_S):
+        finding = _tried(channel, way, broker, what, lambda: _pass_through(channel, way, broker))
+    if finding.result in ("warn", "fail"):
+        yield finding
+
+
+def _tried(
+    channel: BlockingChannel, way: _Way, broker: BrokerAddress, what: str, sends: Callable[[], Finding]
+) -> Finding:
+    """Send, turn whatever comes in between into a finding, and leave nothing of ours in the queue."""
     try:
         channel.confirm_delivery()
-        yield _measure(channel, way, broker, chunk_bytes)
+        finding = sends()
     except _Foreign:
-        yield Finding(
+        finding = Finding(
             check="round trip",
             result="unknown",
             says="Somebody began to use the inbox during the measurement, which gave way.",
@@ -71,11 +103,31 @@ def round_trip(session: Session, broker: BrokerAddress, wanted: Wanted | None, c
         )
     except amqp.ConnectionBlockedTimeout as error:
         raise Blocked("it does not say why") from error
+    except Late:  # nothing can be taken back either
+        return Finding(
+            check="round trip",
+            result="fail",
+            says=f"The queue {way.queue} does not take {what}: it does not answer.",
+            todo="Peers wait until it does. Is a node of the broker down, and with it most copies of the queue?",
+            line="rabbitmq-diagnostics cluster_status",
+            passes=True,
+        )
     except amqp.AMQPError as error:
-        yield _fault(error, way, broker, chunk_bytes)
+        finding = _fault(error, way, broker, what)
+    if finding.result != "pass" and channel.is_open:
+        with contextlib.suppress(amqp.AMQPError):
+            _take_back(channel, way)
+    return finding
 
 
-def _fault(error: amqp.AMQPError, way: _Way, broker: BrokerAddress, chunk_bytes: int) -> Finding:
+def _fault(error: amqp.AMQPError, way: _Way, broker: BrokerAddress, what: str) -> Finding:
+    if isinstance(error, amqp.UnroutableError) and broker.declare:
+        return Finding(
+            check="round trip",
+            result="warn",
+            says=f"The exchange {way.exchange} leads no message to {way.queue}: there is no binding with {way.key!r}.",
+            todo="The peer binds its inbox when it starts.",
+        )
     if isinstance(error, amqp.UnroutableError):
         return Finding(
             check="round trip",
@@ -88,14 +140,19 @@ def _fault(error: amqp.AMQPError, way: _Way, broker: BrokerAddress, chunk_bytes:
         return Finding(
             check="round trip",
             result="fail",
-            says=f"The queue {way.queue} does not hold {_chunks(chunk_bytes)} chunks of {chunk_bytes} bytes: "
-            "it is limited, or its node is down.",
+            says=f"The queue {way.queue} does not hold {what}: it is limited, or its node is down.",
             todo="It must hold one round of messages of all peers. Have the limit raised.",
             line=f"{ctl('list_queues', 'name', 'policy', 'arguments', vhost=broker.vhost)} | grep {way.queue}",
             passes=True,
         )
     fault = channel_error(error, way.key)
-    return Finding(check="round trip", result="fail", says=fault.message, todo=fault.hint)
+    return Finding(
+        check="round trip",
+        result="fail",
+        says=fault.message,
+        todo=fault.hint,
+        passes=isinstance(fault, RelayLost | RelayUnreachable),
+    )
 
 
 def _way(session: Session, channel: BlockingChannel, wanted: Wanted | None) -> _Way | Finding:
@@ -157,8 +214,34 @@ def _measure(channel: BlockingChannel, way: _Way, broker: BrokerAddress, chunk_b
     )
 
 
+def _pass_through(channel: BlockingChannel, way: _Way, broker: BrokerAddress) -> Finding:
+    """Have all of them wait at the same time, as a limit on the queue's length shows only then."""
+    for number in range(_SMALL):
+        _send(channel, way, b"0", str(number))
+    for number in range(_SMALL):
+        if not _fetch(channel, way, str(number)):
+            return _dropped(way, broker, f"one of {_SMALL} small messages")
+    return Finding(check="round trip", result="pass", says=f"{_SMALL} small messages came back.")
+
+
+def _take_back(channel: BlockingChannel, way: _Way) -> None:
+    """Take off the queue what is left of ours, wherever it stands, and give back what is not ours."""
+    foreign = []
+    for _ in range(2 * _MOST_CHUNKS):
+        found: Any = channel.basic_get(way.queue)
+        method, properties, _body = found
+        if method is None:
+            break
+        if properties.type == _MARK:
+            channel.basic_ack(method.delivery_tag)
+        else:
+            foreign.append(method.delivery_tag)
+    for tag in foreign:
+        channel.basic_nack(tag, requeue=True)
+
+
 def _send(channel: BlockingChannel, way: _Way, body: bytes, mark: str) -> None:
-    properties = pika.BasicProperties(delivery_mode=2, type="ppdl-mq-check", message_id=mark)
+    properties = pika.BasicProperties(delivery_mode=2, type=_MARK, message_id=mark)
     channel.basic_publish(way.exchange, way.key, body, properties, mandatory=True)
 
 
@@ -173,7 +256,7 @@ def _fetch(channel: BlockingChannel, way: _Way, mark: str) -> bool:
         if time.monotonic() >= deadline:
             return False
         channel.connection.process_data_events(0.05)
-    if properties.type != "ppdl-mq-check":
+    if properties.type != _MARK:
         channel.basic_nack(method.delivery_tag, requeue=True)
         raise _Foreign
     channel.basic_ack(method.delivery_tag)

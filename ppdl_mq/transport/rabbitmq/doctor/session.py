@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Final, Self
@@ -25,6 +25,10 @@ _OK: Final = 200
 
 class Blocked(Exception):
     """The broker takes no messages at the moment. The argument is its reason, in its own words."""
+
+
+class Late(Exception):
+    """The broker did not do in time what it was asked for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,5 +127,19 @@ class Session:
         """Open a channel for more than one question; what it raises is pika's."""
         return self._connection.channel()
 
+    @contextlib.contextmanager
+    def within(self, seconds: float) -> Iterator[None]:
+        """Raise `Late` from whatever waits longer for the broker; pika alone would wait for a confirm for good."""
+        inner: Any = getattr(self._connection, "_impl", None)
+        timer = inner._adapter_call_later(seconds, _raise_late)
+        try:
+            yield
+        finally:
+            inner._adapter_remove_timeout(timer)
+
     def _on_blocked(self, _: object, frame: Any) -> None:
         self._why_blocked = str(frame.method.reason)
+
+
+def _raise_late() -> None:
+    raise Late
