@@ -21,7 +21,7 @@ from ppdl_mq.transport.rabbitmq.doctor.session import Blocked, Session
 
 _NOBODY: Final = "ppdl-mq-check"  # stands for a trial where none is given
 _ME: Final = "check"  # by which the administrator sees that it is no peer
-_MANAGEMENT_SHOWS: Final = ("exchange", "inbox arguments", "weights arguments", "policies")
+_MANAGEMENT_SHOWS: Final = ("exchange", "inbox arguments", "weights arguments", "policies", "clock")
 
 
 def examine(
@@ -101,6 +101,7 @@ def _inside(session: Session, broker: BrokerAddress, wanted: Wanted | None, *, t
             yield from judgement.unseen(broker, wanted.names.exchange)
             yield judgement.unseen_bindings(broker, wanted.names.exchange)
             yield judgement.unseen_timeout()
+            yield judgement.unseen_clock()
         yield from rights.publishing(session, broker, wanted)
     exchange = probes.new_word() if wanted is None else wanted.names.exchange
     chunk_bytes = None if wanted is None else wanted.chunk_bytes

@@ -8,6 +8,7 @@ from typing import Any, Final
 from ppdl_mq.config.broker import BrokerAddress
 from ppdl_mq.transport.address import WEIGHTS
 from ppdl_mq.transport.findings import Finding
+from ppdl_mq.transport.rabbitmq.doctor.certificates import day, now
 from ppdl_mq.transport.rabbitmq.doctor.lines import ctl, policies_line
 
 # Long enough for a turn of training, during which server-aided keeps the weights unacknowledged.
@@ -159,7 +160,8 @@ def unseen(broker: BrokerAddress, name: str) -> Iterator[Finding]:
         check="policies",
         result="unknown",
         says="Policies (time to live, length limits, expiry, delivery limit) do not show over AMQP.",
-        todo="Ask for what the line prints, or give --management URL. Right: no limits, or limits with reject-publish.",
+        todo="Ask for what the line prints, or give --management URL. Right: no TTL, no expiry, and limits with "
+        "reject-publish alone.",
         line=policies_line(broker, name),
     )
 
@@ -173,6 +175,17 @@ def unseen_bindings(broker: BrokerAddress, name: str) -> Finding:
         todo="Ask for what the line prints: each queue bound once, with the last part of its name, and nothing else.",
         line=f"{ctl('list_bindings', 'source_name', 'routing_key', 'destination_name', vhost=broker.vhost)} "
         f"| grep ^{name}",
+    )
+
+
+def unseen_clock() -> Finding:
+    """Show this machine's clock, for a person to compare: of a certificate's dates it is noticed only when far off."""
+    return Finding(
+        check="clock",
+        result="unknown",
+        says=f"The broker's clock does not show over AMQP; this machine's says {day(now())}.",
+        todo="Compare them, or give --management URL: certificates hold from one moment to another.",
+        line="date -u",
     )
 
 
