@@ -119,11 +119,15 @@ def _setup(plan: Plan) -> str:
 
 def _broker_sees(plan: Plan) -> str:
     return (
-        "## What you will see, and what not\n\nEach message has a clear header: the trial's id, who sends it to "
-        "whom, its kind, turn or round, part number and size. You see these, the users, addresses and times of "
-        f"connections, and connections named `ppdl-mq {plan.trial}/PEER`. You cannot read weights, records, metrics "
-        "or keys, nor change, replay or roll back a message without its reader noticing. You can delay, lose or "
-        "refuse messages: that stalls the trial, and reveals nothing."
+        "## What you will see, and what not\n\n"
+        "Each peer opens one connection to your AMQP port, 5671 with TLS, and on it 4 channels; nobody connects to a "
+        "peer. It verifies chain and host name of your certificate, and logs in with a password (PLAIN) or a client "
+        "certificate (EXTERNAL).\n\n"
+        "Each message has a clear header: the trial's id, who sends it to whom, its kind, turn or round, part number "
+        "and size. You see these, the users, addresses and times of connections, and connections named "
+        f"`ppdl-mq {plan.trial}/PEER`. You cannot read weights, records, metrics or keys, nor change, replay or roll "
+        "back a message without its reader noticing. You can delay, lose or refuse messages: that stalls the trial, "
+        "and reveals nothing."
     )
 
 

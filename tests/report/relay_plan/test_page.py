@@ -52,6 +52,9 @@ def test_the_page_names_every_thing_and_right(peers_declare: bool, known: bool) 
         for pattern in {rights.configure, rights.write, rights.read, rights.publish_keys, rights.bind_keys} - {"^$"}:
             assert f"`{pattern}`".replace("|", "\\|") in text
     assert "includes to purge it" in text
+    assert (
+        "one connection to your AMQP port, 5671 with TLS, and on it 4 channels" in text
+    )  # as tests/brokers/test_single.py
     assert ("copies: do not leave it out" in text) == peers_declare
     assert ("--weights-bytes" in text) != known
 
