@@ -46,8 +46,6 @@ def check_relay(broker: BrokerAddress, manifest: Manifest, me: str) -> None:
     findings: list[Finding] = []
     for finding in examine_relay(broker, wanted_of(manifest, me), thorough=False):
         findings.append(finding)
-        if finding.result == "fail" and finding.passes:
-            log.warning("the relay: %s %s", finding.says, finding.todo)
-        elif finding.result == "warn":
-            log.warning("the relay: %s", finding.says)
+        if finding.result == "warn" or (finding.result == "fail" and finding.passes):
+            log.warning("the relay: %s %s", finding.says, finding.advice)
     refuse_failures(findings)

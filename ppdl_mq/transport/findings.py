@@ -36,6 +36,12 @@ class Finding:
     passes: bool = False
     figures: Mapping[str, float | int | str] = field(default_factory=dict)
 
+    @property
+    def advice(self) -> str:
+        """What to do, and the line to send on, in one text."""
+        line = f"For the broker's administrator: {self.line}" if self.line else ""
+        return f"{self.todo} {line}".strip()
+
     def data(self) -> dict[str, Any]:
         """Return it for a program."""
         said: dict[str, Any] = {"check": self.check, "result": self.result, "says": self.says}
@@ -93,5 +99,4 @@ def refuse_failures(findings: Iterable[Finding]) -> None:
     """
     for finding in findings:
         if finding.result == "fail" and not finding.passes:
-            line = f" For the broker's administrator: {finding.line}" if finding.line else ""
-            raise RelayRefused(finding.says, hint=f"{finding.todo}{line}".strip())
+            raise RelayRefused(finding.says, hint=finding.advice)

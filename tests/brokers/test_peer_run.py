@@ -11,7 +11,7 @@ import pytest
 from ppdl_mq.cli import exit_codes
 from ppdl_mq.cli.main import run
 from ppdl_mq.config.broker import BrokerAddress
-from ppdl_mq.peer import running
+from ppdl_mq.peer import preflight, running
 from ppdl_mq.peer.identity_file import read_public_line
 from tests.rabbit import MAX_MESSAGE_BYTES, RabbitNode
 
@@ -111,6 +111,24 @@ def test_an_inbox_to_which_nothing_leads_ends_it(
     assert code == exit_codes.RELAY
     assert "no binding with 'mercy'" in message
     assert "For the broker's administrator: sh plan/rabbitmqctl.sh" in hint
+
+
+@pytest.mark.rabbitmq
+def test_a_broker_that_is_full_is_told_and_waited_for(
+    rabbit: RabbitNode, inbox: str, folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[str] = []
+    monkeypatch.setattr(preflight.log, "warning", lambda text, *values: said.append(text % values))
+    rabbit.ctl("set_vm_memory_high_watermark", "0.00001")
+    try:
+        code, message, _ = started(capsys, rabbit.url(), "--no-declare")
+    finally:
+        rabbit.ctl("set_vm_memory_high_watermark", "0.4")
+    assert code == exit_codes.WORK
+    assert "there-is-no-such-file.csv" in message
+    (told,) = [each for each in said if "takes no messages" in each]
+    assert "low on memory" in told
+    assert "For the broker's administrator: rabbitmq-diagnostics alarms" in told
 
 
 @pytest.mark.rabbitmq
