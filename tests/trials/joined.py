@@ -5,6 +5,8 @@ from __future__ import annotations
 import base64
 import contextlib
 import hashlib
+import http
+import http.client
 import json
 import re
 import subprocess
@@ -14,6 +16,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
+from urllib.parse import quote
 
 from pika.exceptions import ChannelClosedByBroker
 
@@ -93,15 +96,13 @@ class TwoSites:
     def give(self, *sites: str) -> None:
         """Import the definitions, as the administrators do."""
         for site in sites or SITES:
-            file = self.folder / f"{site}.json"
-            file.write_text(json.dumps(self.definitions[site]))
-            self.nodes[site].ctl("import_definitions", str(file))
+            self.nodes[site].ask("POST", "definitions", body=self.definitions[site])
 
     def remove(self) -> None:
         """Take the trial away again; users stay, and are the same in the next one."""
         for node in self.nodes.values():
             node.start()
-            node.ctl("delete_vhost", self.vhost)
+            node.ask("DELETE", "vhosts", self.vhost)
 
     def expect(self, name: str) -> None:
         """Have the links expect another name in the other broker's certificate."""
@@ -118,20 +119,20 @@ class TwoSites:
     def unlink(self, site: str) -> None:
         """Take a site's link away for good, with what waits at the other broker for it."""
         for parameter in self.definitions[site]["parameters"]:
-            self.nodes[site].ctl("clear_parameter", "--vhost", self.vhost, parameter["component"], parameter["name"])
+            self.nodes[site].ask("DELETE", "parameters", parameter["component"], self.vhost, parameter["name"])
 
     def part(self, site: str) -> None:
         """Let nothing cross to a site until `rejoin`: the link's user loses its rights, and its connection."""
         node, user = self._crossed_by(site)
-        node.ctl("clear_permissions", "--vhost", self.vhost, user)
-        node.ctl("close_all_user_connections", user, "parted by a test")
+        node.ask("DELETE", "permissions", self.vhost, user)
+        node.ask("DELETE", "connections", "username", user)
 
     def rejoin(self, site: str) -> None:
         """Let messages cross to a site again."""
         node, user = self._crossed_by(site)
         (rights,) = [each for ours in self.definitions.values() for each in ours["permissions"] if each["user"] == user]
-        patterns = (rights["configure"], rights["write"], rights["read"])
-        node.ctl("set_permissions", "--vhost", self.vhost, user, *patterns)
+        patterns = {name: rights[name] for name in ("configure", "write", "read")}
+        node.ask("PUT", "permissions", self.vhost, user, body=patterns)
 
     def empty(self, site: str, queue: str) -> int:
         """Destroy what waits in a queue; return how much it was."""
@@ -142,10 +143,7 @@ class TwoSites:
         """Return what there is at both brokers: queues, exchanges, bindings, links, policies, rights."""
         found = {}
         for site, node in self.nodes.items():
-            file = self.folder / f"{site}.export.json"
-            file.unlink(missing_ok=True)
-            node.ctl("export_definitions", str(file))
-            for section, items in json.loads(file.read_text()).items():
+            for section, items in node.ask("GET", "definitions").items():
                 if isinstance(items, list):
                     ours = [json.dumps(each, sort_keys=True) for each in items if each.get("vhost") == self.vhost]
                     found[f"{site} {section}"] = sorted(ours)
@@ -167,11 +165,11 @@ class TwoSites:
         return bool(readers) and (self.by == "shovel" or self._bound(OTHER[site]) == {*SITES[site]})
 
     def _bound(self, site: str) -> set[str]:
-        said = self.nodes[site].ctl(
-            "list_bindings", "--vhost", self.vhost, "--silent", "source_name", "routing_key", "destination_name"
-        )
-        rows = [line.split("\t") for line in said.splitlines()]
-        return {key for source, key, name in rows if source == self.exchange and name.startswith("federation: ")}
+        return {
+            each["routing_key"]
+            for each in self.nodes[site].ask("GET", "bindings", self.vhost)
+            if each["source"] == self.exchange and each["destination"].startswith("federation: ")
+        }
 
     def site_of(self, peer: str) -> str:
         """Return where a peer is."""
@@ -215,7 +213,7 @@ def script(name: str, *arguments: str) -> str:
 
 
 class SiteNode(RabbitNode):
-    """A node with the configuration of brokers/federated, on ports of its own.
+    """A node with the configuration of brokers/federated, on ports of its own, and with a management for the tests.
 
     Args:
         site: its name.
@@ -223,13 +221,33 @@ class SiteNode(RabbitNode):
     """
 
     def __init__(self, site: str, tls: Path) -> None:
-        (self.tls_port,) = free_ports(1)
+        self.tls_port, self._management_port = free_ports(2)
         self.tls = tls
         taken_over = ("cluster_name", "ssl_options.", "loopback_users.", "auth_mechanisms.", "channel_max")
         lines = (ROOT / "brokers" / "federated" / "rabbitmq.conf").read_text().splitlines()
         config = "".join(f"{line}\n" for line in lines if line.startswith(taken_over))
         config = config.replace("cluster_name = north", f"cluster_name = {site}").replace("/etc/rabbitmq/tls", str(tls))
-        super().__init__(config=f"{config}listeners.ssl.1 = 127.0.0.1:{self.tls_port}\n", plugins=PLUGINS)
+        config += f"listeners.ssl.1 = 127.0.0.1:{self.tls_port}\n"
+        config += f"management.tcp.ip = 127.0.0.1\nmanagement.tcp.port = {self._management_port}\n"
+        super().__init__(config=config, plugins=(*PLUGINS, "rabbitmq_management"))
+
+    def ask(self, method: str, *path: str, body: object = None) -> Any:
+        """Ask the management, which does the same as `rabbitmqctl` and starts no Erlang of its own each time."""
+        connection = http.client.HTTPConnection("127.0.0.1", self._management_port, timeout=60)
+        with contextlib.closing(connection):
+            connection.request(
+                method,
+                "/api/" + "/".join(quote(part, safe="") for part in path),
+                None if body is None else json.dumps(body),
+                {
+                    "Authorization": f"Basic {base64.b64encode(b'guest:guest').decode()}",
+                    "Content-Type": "application/json",
+                },
+            )
+            reply = connection.getresponse()
+            said = reply.read()
+        assert reply.status < http.HTTPStatus.BAD_REQUEST, f"{method} {path}: {reply.status} {said!r}"
+        return json.loads(said) if said else None
 
     def tls_options(self, name: str = SERVER_NAME) -> str:
         """Return what the URI of a link to this node says about TLS."""
