@@ -124,7 +124,11 @@ class RabbitNode:
         self._write_files(config, plugins)
 
     def __enter__(self) -> Self:
-        self.start()
+        try:
+            self.start()
+        except BaseException:
+            self.remove()  # nobody else does: what is never entered is never left
+            raise
         return self
 
     def __exit__(

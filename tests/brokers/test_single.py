@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -116,6 +117,19 @@ def a_peer_needs_four_channels(node: SingleNode, folder: Path) -> None:
     wanted = Wanted(names=names, me="va", peers=peers, shares_weights=True, chunk_bytes=900_000)
     found = [each for each in examine_relay(address, wanted) if each.result not in ("pass", "unknown")]
     assert not found
+
+
+def test_a_node_that_does_not_start_in_time_leaves_nothing(
+    rabbit_is_installed: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    node = RabbitNode()
+    monkeypatch.setattr("tests.rabbit.START_S", 0.0)
+    with pytest.raises(AssertionError, match="does not answer"), node:
+        raise NotImplementedError
+    assert not node.is_running
+    assert not node.folder.exists()
+    with socket.create_server(("127.0.0.1", node._epmd_port)):
+        """Its port mapper is gone, too."""
 
 
 @pytest.mark.parametrize("folder", ["cluster", "federated"])
