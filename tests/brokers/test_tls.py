@@ -20,10 +20,14 @@ import pytest
 
 from ppdl_mq.config.broker import BrokerAddress
 from ppdl_mq.errors import RelayRefused
+from ppdl_mq.transport.base import Transport
 from ppdl_mq.transport.findings import Finding, refuse_failures
 from ppdl_mq.transport.opening import open_transport
+from tests.brokers.planned import PlannedTrial
 from tests.brokers.scene import ROOT, TlsNode, look, make_ca, of, wanted
 from tests.rabbit import why_absent
+from tests.trial import TrialInProcess, manifest_for
+from tests.trials.exact import assert_equal_bits, expected_state
 
 pytestmark = pytest.mark.rabbitmq
 
@@ -176,6 +180,30 @@ def test_a_client_certificate_logs_in(strict_node: TlsNode) -> None:
     assert not of(findings, "fail"), findings
     assert "EXTERNAL is used" in of(findings, "pass")["mechanism"].says
     assert "CN=mercy" in of(findings, "pass")["own certificate"].says
+
+
+@pytest.mark.slow
+def test_a_whole_trial_of_peers_that_log_in_by_certificate_under_the_plans_rights(
+    strict_node: TlsNode, certificates: Path, tmp_path: Path
+) -> None:
+    """As the pages say it: the definitions imported, no password set, and the common name is the user's."""
+    manifest = manifest_for(("anna", "bert"), name="by-certificate", protocol="server-aided")
+    planned = PlannedTrial(strict_node, manifest, tmp_path)
+    planned.import_definitions()
+    authority = Authority.open(certificates)
+    for user in planned.users.values():
+        authority.issue(strict_node.files / user, user)
+
+    def opened(peer: str) -> Transport:
+        address = strict_node.address(client=planned.users[peer])
+        address = dataclasses.replace(address, vhost=planned.vhost, declare=False)
+        return open_transport(address, trial=manifest.name, prefix=manifest.relay.prefix, peer=peer)
+
+    trial = TrialInProcess(manifest, tmp_path / "peers", opened)
+    trial.run(timeout_s=120)
+    expected = expected_state(manifest, trial.splits)
+    for runner in trial.runners.values():
+        assert_equal_bits(runner.model_path, expected)
 
 
 def test_where_certificates_log_in_passwords_do_not(strict_node: TlsNode) -> None:
