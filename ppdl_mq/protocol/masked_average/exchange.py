@@ -259,8 +259,8 @@ class ExchangeSteps(Flow):
 
     def _wants(self, state: RoundState, member: str) -> bool:
         """Tell whether this peer means to go on with a member."""
-        is_leaving = member in state.leaves and state.leaves[member][0] <= state.step
-        return not is_leaving and (self.terms.me, member, state.step) not in state.drops
+        has_left = member in state.leaves and state.leaves[member][0] <= state.step
+        return not has_left and member not in state.parted and (self.terms.me, member, state.step) not in state.drops
 
     def _checked_receipts(self, state: RoundState, event: Received, release: Release) -> dict[str, bytes]:
         if len(release.receipts) != len(state.members):

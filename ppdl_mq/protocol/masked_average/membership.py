@@ -32,6 +32,7 @@ def remaining(
     drops: Collection[tuple[str, str, int]],
     leaves: Mapping[str, tuple[int, bytes]],
     *,
+    parted: Collection[str] = (),
     needs_majority: bool = False,
 ) -> tuple[str, ...]:
     """Return the members that take part in a step, as the statements look to one of them.
@@ -42,18 +43,20 @@ def remaining(
         step: which.
         drops: signer, name and step of each.
         leaves: by name, from which step on, and the signature.
-        needs_majority: nobody is dropped unless more than half of the members remain.
+        parted: from these: they have left or ended, and sign nothing more.
+        needs_majority: nobody is dropped unless more than half of the members remain, those who ended included.
     """
     present = {name for name in members if name not in leaves or leaves[name][0] > step}
     gone = {name for name in present if name != viewer and (viewer, name, step) in drops}
     while True:  # a set is dropped when everyone outside of it has signed for each in it: shrink it until that holds
-        kept = {name for name in gone if all((signer, name, step) in drops for signer in present - gone)}
+        signers = present - gone - set(parted)
+        kept = {name for name in gone if all((signer, name, step) in drops for signer in signers)}
         if kept == gone:
             break
         gone = kept
     if needs_majority and 2 * len(present - gone) <= len(members):
         gone = set()
-    return tuple(sorted(present - gone))
+    return tuple(sorted(present - gone - set(parted)))
 
 
 class MembershipSteps(ClosingSteps):
@@ -61,7 +64,8 @@ class MembershipSteps(ClosingSteps):
 
     def _seen_by(self, viewer: str, state: RoundState, step: int) -> tuple[str, ...]:
         needs_majority = self.rules.on_absent == "drop"
-        return remaining(viewer, state.members, step, state.drops, state.leaves, needs_majority=needs_majority)
+        drops, leaves = state.drops, state.leaves
+        return remaining(viewer, state.members, step, drops, leaves, parted=state.parted, needs_majority=needs_majority)
 
     def members_seen(self, state: RoundState) -> tuple[str, ...]:
         """Return with whom this peer means to go on in this step, itself included."""
@@ -202,6 +206,8 @@ class MembershipSteps(ClosingSteps):
 
     def _undecided(self, state: RoundState) -> set[str]:
         """Return the members of whom no DROP is here of somebody whom this peer has dropped from this step."""
+        if self.terms.me in state.masks or state.phase is Phase.CLOSING:  # they count for nothing any more
+            return set()
         dropped = {name for by, name, step in state.drops if (by, step) == (self.terms.me, state.step)}
         others = set(self._others(state)) - dropped
         return {by for by in others if any((by, name, state.step) not in state.drops for name in dropped)}
@@ -282,6 +288,19 @@ class MembershipSteps(ClosingSteps):
         awaited = (leave.name,) if is_awaited else ()
         noted, told = self._part(noted, (leave.name,), self._prior_step(state.step), awaited=awaited)
         return self._reconsidered(noted, (record, *told))
+
+    def _on_done(self, state: RoundState, event: Received) -> Step:
+        """Where too few are left for this step, a DONE of the one before it parts its sender from this peer, too.
+
+        The sender has ended, or leaves: it signs no ABANDON, DROP or RELEASE any more, and nobody is to wait for one.
+        """
+        sender, told = event.sender, tuple[Effect, ...]()
+        is_member = sender in state.members and sender not in state.parted
+        is_prior = state.phase is Phase.ABANDONING and event.turn == self._prior_step(state.step)
+        if is_member and is_prior and len(self.members_seen(state)) < self.rules.min_peers:
+            state, told = self._part(state, (sender,), event.turn, awaited=(sender,))
+        after, effects = super()._on_done(state, event)
+        return after, (*told, *effects)
 
     def _tell_all(self, state: RoundState, to: str) -> tuple[Send, ...]:
         """Pass on who has left and who is dropped, in case that is what keeps another one waiting."""
