@@ -100,7 +100,7 @@ def _settings() -> Iterator[bytes]:
     for broker in ("amqps://anna@broker.example:5671/vhost", "embedded:relay.sqlite"):
         yield settings_text(
             identity=Path("anna.key"), state_dir=Path("state"), device="cpu", broker=broker,
-            password_env="WORD", declare=True, data="ppdl_mq.training.data.tables:csv",
+            login={"password_env": "WORD"}, declare=True, data="ppdl_mq.training.data.tables:csv",
             data_arguments={"path": "anna.csv", "target": "sick"},
         ).encode()  # fmt: skip
 

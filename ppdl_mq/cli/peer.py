@@ -41,6 +41,9 @@ PLUGINS = {
 }
 
 
+_path = click.Path(path_type=Path)
+
+
 class Stoppable(Protocol):
     """What a signal can stop."""
 
@@ -58,6 +61,10 @@ def peer() -> None:
 @click.option("--identity", type=click.Path(path_type=Path), required=True, help="The identity file.")
 @click.option("--broker", required=True, metavar="URL", help="amqp://, amqps:// or embedded:PATH; no password.")
 @click.option("--broker-password-env", metavar="NAME", help="Environment variable of the broker's password.")
+@click.option("--broker-password-file", type=_path, help="A file of mode 0600 whose first line it is.")
+@click.option("--ca-file", type=_path, help="PEM certificates to trust, for amqps.")
+@click.option("--certificate-file", type=_path, help="PEM client certificate, to log in with.")
+@click.option("--key-file", type=_path, help="Its private key.")
 @click.option(
     "--no-declare", "declare", is_flag=True, flag_value=False, default=True, help="An administrator made the queues."
 )
@@ -73,6 +80,10 @@ def new(
     identity: Path,
     broker: str,
     broker_password_env: str | None,
+    broker_password_file: Path | None,
+    ca_file: Path | None,
+    certificate_file: Path | None,
+    key_file: Path | None,
     declare: bool,
     data: str,
     data_arg: tuple[str, ...],
@@ -91,13 +102,21 @@ def new(
     address = BrokerAddress.parse(broker)
     if address.path is not None:
         broker = EMBEDDED + _seen_from(file, str(address.path))
+    login = {"password_env": broker_password_env} if broker_password_env else {}
+    files = {
+        "password_file": broker_password_file,
+        "ca_file": ca_file,
+        "certificate_file": certificate_file,
+        "key_file": key_file,
+    }
+    login |= {key: _seen_from(file, str(path)) for key, path in files.items() if path is not None}
     function, arguments = _data(data, arguments_of(data_arg))
     text = settings_text(
         identity=Path(_seen_from(file, str(identity))),
         state_dir=Path(_seen_from(file, str(state_dir or file.with_suffix(".state")))),
         device=device,
         broker=broker,
-        password_env=broker_password_env,
+        login=login,
         declare=declare,
         data=function,
         data_arguments={

@@ -16,7 +16,7 @@ def settings_text(
     state_dir: Path,
     device: str,
     broker: str,
-    password_env: str | None,
+    login: Mapping[str, str],
     declare: bool,
     data: str,
     data_arguments: Mapping[str, Any],
@@ -28,18 +28,21 @@ def settings_text(
         state_dir: folder of the journal.
         device: where to train.
         broker: the relay's URL, without a password.
-        password_env: environment variable of the broker's password, or None.
+        login: of `password_env`, `password_file`, `ca_file`, `certificate_file` and `key_file`, those that are set.
         declare: False where an administrator made the queues beforehand.
         data: `module:callable` of the samples.
         data_arguments: its keyword arguments.
     """
-    password = f"password_env = {toml_value(password_env)}" if password_env else '# password_env = "BROKER_PASSWORD"'
+    shown = {
+        key: f"{key} = {toml_value(login[key])}" if key in login else f"# {key} = {toml_value(example)}"
+        for key, example in _LOGIN.items()
+    }
     return _TEMPLATE.format(
         identity=toml_value(str(identity)),
         state_dir=toml_value(str(state_dir)),
         device=toml_value(device),
         broker=toml_value(broker),
-        password_env=password,
+        **shown,
         declare="# declare = false" if declare else "declare = false",
         models=toml_value([MODELS]),
         data=toml_value(data),
@@ -47,6 +50,13 @@ def settings_text(
     )
 
 
+_LOGIN: Final = {
+    "password_env": "BROKER_PASSWORD",
+    "password_file": "broker-password",
+    "ca_file": "ca.pem",
+    "certificate_file": "client.pem",
+    "key_file": "client.key",
+}
 _TEMPLATE: Final = """\
 # The settings of one organisation; private, they go to nobody. Relative paths start from this file's folder.
 
@@ -67,11 +77,11 @@ device = {device}  # or "auto", "cpu", "cuda", "cuda:N", "mps"
 # amqp://user@host:port/vhost, amqps://... or embedded:PATH. Never with a password. Several nodes: amqps://user@a,b:5673,c/vhost.
 url = {broker}
 {password_env}  # environment variable that holds the password
-# password_file = "broker-password"  # or a file whose first line it is
+{password_file}  # or a file whose first line it is
 # password_keyring = "ppdl-mq"  # or the service under which the keyring holds it, where that library is installed
-# ca_file = "ca.pem"  # certificates to trust, for amqps
-# certificate_file = "client.pem"
-# key_file = "client.key"
+{ca_file}  # certificates to trust, for amqps
+{certificate_file}  # to log in with, where the broker takes it
+{key_file}
 {declare}  # where an administrator made the queues beforehand
 # queue_type = "classic"  # of a queue that this peer makes; "quorum" otherwise
 # wait_s = 300.0  # how long to wait for a broker that is not up; without it, a trial that resumes waits for ever

@@ -182,5 +182,19 @@ def test_paths_are_kept_as_seen_from_the_settings(tmp_path: Path, monkeypatch: p
     assert settings.data.arguments == {"path": "../rows.csv"}
 
 
+def test_every_way_to_log_in_can_be_given_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mercy").mkdir()
+    names = ("password", "ca", "certificate", "key")
+    for name in names:
+        (tmp_path / name).touch(mode=0o600)
+    files = [f"--{'broker-' if name == 'password' else ''}{name}-file={name}" for name in names]
+    given = ["--identity", "mercy.key", "--broker", "amqps://mercy@relay/ppdl", "--data", "csv:rows.csv", *files]
+    assert run(["peer", "new", "mercy/peer.toml", *given]) == 0
+    broker = read_settings(tmp_path / "mercy" / "peer.toml").broker
+    found = (broker.password_file, broker.ca_file, broker.certificate_file, broker.key_file)
+    assert [path.resolve() for path in found if path is not None] == [tmp_path / name for name in names]
+
+
 def test_the_table_of_commands_matches_the_modules() -> None:
     assert [path[0] for path in EVERY if len(path) == 1] == list(COMMANDS)

@@ -92,7 +92,7 @@ def written() -> str:
         state_dir=Path("state"),
         device="cuda:1",
         broker="amqp://mercy@relay/ppdl",
-        password_env="BROKER_PASSWORD",
+        login={"password_env": "BROKER_PASSWORD", "ca_file": "the ca.pem"},
         declare=False,
         data="company.data:rows",
         data_arguments={"path": "a b.csv", "label": -1, "odd key": {"x": [1, "é"]}},
@@ -103,6 +103,8 @@ def test_the_written_settings_are_read_back(tmp_path: Path) -> None:
     settings = read_settings(write(tmp_path, written()))
     assert settings.identity == tmp_path / 'odd "name".key'
     assert settings.broker.password_env == "BROKER_PASSWORD"
+    assert settings.broker.ca_file == tmp_path / "the ca.pem"
+    assert (settings.broker.password_file, settings.broker.key_file) == (None, None)
     assert settings.broker.declare is False
     assert settings.models == ("ppdl_mq.training.models",)
     assert settings.data.arguments == {"path": "a b.csv", "label": -1, "odd key": {"x": [1, "é"]}}
