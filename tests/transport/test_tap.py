@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pika
 import pytest
 
 from ppdl_mq.config.broker import BrokerAddress
 from ppdl_mq.errors import RelayLost, RelayRefused, RelayUnreachable
 from ppdl_mq.transport.opening import open_tap, open_transport
+from ppdl_mq.transport.rabbitmq.check_message import MARK, SMALL
 from tests.rabbit import RabbitNode
 from tests.transport.relays import eventually, new_trial, rabbit_address
 
@@ -58,6 +60,16 @@ def test_a_tap_on_an_embedded_relay_leaves_nothing_behind(tmp_path: Path) -> Non
         tap.close()
         tap.close()
         assert tap.read() == []
+
+
+def test_only_the_one_byte_of_a_check_is_left_out(rabbit: RabbitNode) -> None:
+    trial = new_trial()
+    with open_tap(rabbit_address(rabbit), trial=trial, prefix="test") as tap, rabbit.channel() as channel:
+        for kind, body in ((MARK, SMALL), (MARK, b"weights"), (MARK, b""), (None, SMALL), ("other", SMALL)):
+            channel.basic_publish(f"test.{trial}", "a", body, pika.BasicProperties(type=kind))
+        copied: list[bytes] = []
+        eventually(lambda: len(more(copied, tap.read())), 4)
+        assert copied == [b"weights", b"", SMALL, SMALL]
 
 
 def test_a_file_that_is_no_relay_is_refused(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from pika import exceptions as amqp
 from ppdl_mq.config.broker import BrokerAddress
 from ppdl_mq.errors import RelayRefused
 from ppdl_mq.transport.address import Names
+from ppdl_mq.transport.rabbitmq.check_message import says_nothing
 from ppdl_mq.transport.rabbitmq.errors import channel_error, is_code, lost, opening_error
 from ppdl_mq.transport.rabbitmq.parameters import connection_parameters
 from ppdl_mq.transport.tap import Tap
@@ -22,6 +23,8 @@ _NAME = "tap"
 
 class RabbitMQTap(Tap):
     """Copies what is published to a trial's exchange; makes the exchange, and removes it at the end.
+
+    The one byte that peers send to look at the broker before they begin is left out, as none of the trial's messages.
 
     Args:
         broker: where to. Its user needs the rights of an administrator of the trial's names.
@@ -56,7 +59,8 @@ class RabbitMQTap(Tap):
         try:
             self._connection.process_data_events()  # answers heartbeats even where nothing passes
             while (found := self._channel.basic_get(self._queue, auto_ack=True))[0] is not None:
-                bodies.append(bytes(found[2]))
+                if not says_nothing(found[1], found[2]):
+                    bodies.append(bytes(found[2]))
         except amqp.AMQPError as error:
             raise lost(error) from error
         return bodies

@@ -20,6 +20,7 @@ from pika.adapters.blocking_connection import BlockingChannel
 from ppdl_mq.config.broker import BrokerAddress
 from ppdl_mq.errors import RelayLost, RelayUnreachable
 from ppdl_mq.transport.findings import Finding, Wanted
+from ppdl_mq.transport.rabbitmq.check_message import MARK, SMALL
 from ppdl_mq.transport.rabbitmq.doctor import probes
 from ppdl_mq.transport.rabbitmq.doctor.lines import ctl, plan_line, policies_line
 from ppdl_mq.transport.rabbitmq.doctor.session import Blocked, Late, Session
@@ -31,7 +32,6 @@ _MOST_CHUNKS: Final = 32
 _PATIENCE_S: Final = 10.0
 _SOON_S: Final = 20.0  # more than _PATIENCE_S: a limit for small messages
 _LONG_S: Final = 300.0  # and for chunks over a slow line
-_MARK: Final = "ppdl-mq-check"  # the AMQP type of what is ours
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,7 +192,7 @@ def _measure(channel: BlockingChannel, way: _Way, broker: BrokerAddress, chunk_b
     latencies = []
     for number in range(_SMALL):
         began = time.monotonic()
-        _send(channel, way, b"0", str(number))
+        _send(channel, way, SMALL, str(number))
         if not _fetch(channel, way, str(number)):
             return _dropped(way, broker, "a small message")
         latencies.append(time.monotonic() - began)
@@ -217,7 +217,7 @@ def _measure(channel: BlockingChannel, way: _Way, broker: BrokerAddress, chunk_b
 def _pass_through(channel: BlockingChannel, way: _Way, broker: BrokerAddress) -> Finding:
     """Have all of them wait at the same time, as a limit on the queue's length shows only then."""
     for number in range(_SMALL):
-        _send(channel, way, b"0", str(number))
+        _send(channel, way, SMALL, str(number))
     for number in range(_SMALL):
         if not _fetch(channel, way, str(number)):
             return _dropped(way, broker, f"one of {_SMALL} small messages")
@@ -232,7 +232,7 @@ def _take_back(channel: BlockingChannel, way: _Way) -> None:
         method, properties, _body = found
         if method is None:
             break
-        if properties.type == _MARK:
+        if properties.type == MARK:
             channel.basic_ack(method.delivery_tag)
         else:
             foreign.append(method.delivery_tag)
@@ -241,7 +241,7 @@ def _take_back(channel: BlockingChannel, way: _Way) -> None:
 
 
 def _send(channel: BlockingChannel, way: _Way, body: bytes, mark: str) -> None:
-    properties = pika.BasicProperties(delivery_mode=2, type=_MARK, message_id=mark)
+    properties = pika.BasicProperties(delivery_mode=2, type=MARK, message_id=mark)
     channel.basic_publish(way.exchange, way.key, body, properties, mandatory=True)
 
 
@@ -256,7 +256,7 @@ def _fetch(channel: BlockingChannel, way: _Way, mark: str) -> bool:
         if time.monotonic() >= deadline:
             return False
         channel.connection.process_data_events(0.05)
-    if properties.type != _MARK:
+    if properties.type != MARK:
         channel.basic_nack(method.delivery_tag, requeue=True)
         raise _Foreign
     channel.basic_ack(method.delivery_tag)
