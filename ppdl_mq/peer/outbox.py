@@ -14,6 +14,7 @@ import time
 from collections.abc import Collection, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Final
 
 from nacl.utils import random as system_random
 
@@ -35,6 +36,10 @@ from ppdl_mq.wire.kinds import Kind
 from ppdl_mq.wire.meta import decode_meta, encode_meta
 
 log = logging.getLogger("ppdl_mq.peer")
+
+_UNSENT: Final = 0  # what the journal says of a message
+_SENT: Final = 1  # the relay has confirmed it; its reader may ask again
+_HELD: Final = 2  # nobody has asked for it yet
 
 
 class Fate(enum.Enum):
@@ -233,12 +238,18 @@ class Outbox:
             self._drop("id = ?", letter.row)
         else:
             with self._journal.transaction() as db:
-                db.execute("UPDATE outgoing SET sent = 1 WHERE id = ?", (letter.row,))
+                db.execute("UPDATE outgoing SET sent = ? WHERE id = ?", (_SENT, letter.row))
 
     def resend(self, reader: str) -> None:
-        """Make everything that is kept for a reader unsent again."""
+        """Make everything that was sent to a reader and is kept unsent again."""
         with self._journal.transaction() as db:
-            db.execute("UPDATE outgoing SET sent = 0 WHERE reader = ?", (reader,))
+            db.execute("UPDATE outgoing SET sent = ? WHERE reader = ? AND sent = ?", (_UNSENT, reader, _SENT))
+
+    def let_go(self, reader: str, turn: int, ordinals: range) -> None:
+        """Make what is held for a reader unsent: of a turn, with these ordinals."""
+        query = "UPDATE outgoing SET sent = ? WHERE sent = ? AND reader = ? AND turn = ? AND ordinal BETWEEN ? AND ?"
+        with self._journal.transaction() as db:
+            db.execute(query, (_UNSENT, _HELD, reader, turn, ordinals[0], ordinals[-1]))
 
     def withdraw(self, reader: str) -> None:
         """Drop everything for a reader. Call within a transaction."""
@@ -319,6 +330,7 @@ class Outbox:
             "ordinal": send.ordinal,
             "reader": send.reader,
             "header": header.encode(),
+            "sent": _HELD if send.held else _UNSENT,
             **more,
         }
         marks = ", ".join("?" * len(columns))

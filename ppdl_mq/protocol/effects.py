@@ -24,6 +24,7 @@ class Send:
         attempt: for the header.
         blob: what goes with it, or None.
         ordinal: tells apart several of one kind, turn, attempt and recipient.
+        held: journal it, and publish it only when PublishHeld asks for it.
     """
 
     recipient: str
@@ -33,6 +34,7 @@ class Send:
     attempt: int = 0
     blob: Cut | None = None
     ordinal: int = 0
+    held: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,9 +109,24 @@ class Forget:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PublishAgain:
-    """Publish again, as the same bytes, what is kept for this reader."""
+    """Publish again, as the same bytes, what was published for this reader and is kept."""
 
     reader: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PublishHeld:
+    """Publish what is held for a reader, if anything is.
+
+    Args:
+        reader: name of a peer.
+        turn: of this one.
+        ordinals: with these ordinals.
+    """
+
+    reader: str
+    turn: int
+    ordinals: range
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -298,6 +315,7 @@ Effect = (
     | Release
     | Forget
     | PublishAgain
+    | PublishHeld
     | Withdraw
     | EmptyWeights
     | KeepModel

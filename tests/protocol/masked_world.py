@@ -33,6 +33,7 @@ from ppdl_mq.protocol.effects import (
     Measure,
     NoteRound,
     PublishAgain,
+    PublishHeld,
     Record,
     Send,
     Train,
@@ -168,6 +169,7 @@ class Peer:
     inbox: list[Letter] = field(default_factory=list)
     tasks: list[Effect] = field(default_factory=list)
     seen: set[int] = field(default_factory=set)
+    held: set[int] = field(default_factory=set)
     too_early: dict[int, RoundState] = field(default_factory=dict)
     kept: bytes | None = None
     notes: list[NoteRound] = field(default_factory=list)
@@ -389,8 +391,17 @@ class World:
             case Adopt(slot=slot):
                 peer.slots[slot] = blob
             case PublishAgain(reader=reader):
-                again = [each for each in peer.letters.values() if each.send.reader == reader]
+                again = [
+                    each
+                    for each in peer.letters.values()
+                    if each.send.reader == reader and each.number not in peer.held
+                ]
                 peer.unsent += [each for each in again if each not in peer.unsent]
+            case PublishHeld(reader=reader, turn=turn, ordinals=ordinals):
+                for each in [each for each in peer.letters.values() if each.number in peer.held]:
+                    if (each.send.reader, each.send.turn) == (reader, turn) and each.send.ordinal in ordinals:
+                        peer.held.remove(each.number)
+                        peer.unsent.append(each)
             case Withdraw(reader=reader):
                 self._drop(peer, lambda each: each.send.reader == reader)
             case Forget(before_turn=turn, keep_for=readers):
@@ -426,6 +437,9 @@ class World:
         letter = Letter(name, send, blob, self._numbers)
         if send.message.kind is not Kind.RESEND:
             peer.letters[key] = letter
+        if send.held:
+            peer.held.add(letter.number)
+            return
         peer.unsent.append(letter)
         self._note(name, peer, send)
 

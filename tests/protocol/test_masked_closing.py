@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection
 import pytest
 
 from ppdl_mq.errors import Equivocation, OutOfTurn, Unauthentic
-from ppdl_mq.protocol.effects import Record, Send
+from ppdl_mq.protocol.effects import Discard, Record, Send
 from ppdl_mq.protocol.events import Decided, Overdue, Received, Sent
 from ppdl_mq.protocol.machine import NotYet
 from ppdl_mq.protocol.phases import Phase
@@ -152,21 +152,23 @@ def test_secrets_of_sums_go_when_the_last_is_made_and_the_others_at_the_end() ->
 def test_what_ends_the_waiting(way: str) -> None:
     scene = closing()
     state, machine = scene.state("anna"), scene.peers["anna"].machine
+    let_go = (Discard(step=state.step),)
     for name in ("bert", "cleo"):
         assert state.phase is Phase.CLOSING
         match way:
             case "done":
                 letter = next(each for each in scene.held if of(Kind.DONE, name, "anna")(each))
                 state, effects = machine.step(state, letter.received)
-                (record,) = effects
+                record = effects[0]
                 assert isinstance(record, Record)
+                assert effects[1:] == (() if name == "bert" else let_go)
                 assert (record.by, record.says) == (name, "final")
             case "gone":
                 gone = Sent(kind=Kind.RESEND, turn=0, recipient=name, message_id=bytes(16), is_gone=True)
                 state, _ = machine.step(state, gone)
             case _:
                 state, effects = machine.step(state, Decided(name=name))
-                assert not effects, "no statement: it takes part in nothing any more"
+                assert effects == (() if name == "bert" else let_go), "no statement: it takes part in nothing any more"
     assert state.phase is Phase.ENDED
 
 

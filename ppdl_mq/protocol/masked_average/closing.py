@@ -12,7 +12,7 @@ from types import MappingProxyType
 
 from ppdl_mq.crypto.identity import verify
 from ppdl_mq.errors import Equivocation, OutOfTurn, SplitView
-from ppdl_mq.protocol.effects import Record, Send
+from ppdl_mq.protocol.effects import Discard, Record, Send
 from ppdl_mq.protocol.events import Decided, Received, Sent
 from ppdl_mq.protocol.machine import NotYet
 from ppdl_mq.protocol.masked_average.flow import Flow, Step
@@ -101,4 +101,4 @@ class ClosingSteps(Flow):
         final = Phase.ENDED_EARLY if state.too_few else Phase.ENDED
         if self.terms.me in state.leaves:
             final = Phase.LEFT
-        return state.of_attempt(phase=final).without_secrets(), ()
+        return state.of_attempt(phase=final).without_secrets(), (Discard(step=state.step),)

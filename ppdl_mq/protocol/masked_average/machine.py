@@ -128,13 +128,13 @@ class MaskedAverageMachine(RoundSteps, SessionSteps, Machine[RoundState]):
     def _on_training(self, state: RoundState, event: Received) -> Step:
         """While training, the exponents and so the context are not known yet: keep what is of this attempt."""
         if not self._is_of_attempt(state, event):
-            return state, ()
+            return self._on_earlier(state, event)
         return self._on_early(state, event)
 
     def _on_abandoning(self, state: RoundState, event: Received) -> Step:
         """Once this peer has given an attempt up, only a release in it counts, if it gave its receipt before."""
         if not self._is_of_attempt(state, event):
-            return state, ()
+            return self._on_earlier(state, event)
         match event.message.kind:
             case Kind.RELEASE if self.terms.me in state.receipts:
                 return self._on_release(state, event)
@@ -145,7 +145,8 @@ class MaskedAverageMachine(RoundSteps, SessionSteps, Machine[RoundState]):
     # --- lost messages -------------------------------------------------------------------------------------------
 
     def _on_overdue(self, state: RoundState, _: Overdue) -> Step:
-        waiting_for = sorted({*self.waiting_for(state), *self._undecided(state)})
+        # The lost may live, and have what their deputies, who have not given them up, need not make.
+        waiting_for = sorted({*self.waiting_for(state), *self._undecided(state), *state.lost})
         asked: tuple[Effect, ...] = tuple(self._send(name, Resend(), ordinal=state.resends) for name in waiting_for)
         if state.step:
             asked = (*asked, *(told for name in waiting_for for told in self._tell_all(state, name)))
@@ -226,6 +227,7 @@ TABLE: Final[Table] = MappingProxyType(
         {
             "RESEND": _M._on_resend,
             "Overdue": _M._on_overdue,
+            "DEMAND": _M._on_earlier,
             "DONE": _M._on_done,
             "Decided": _M._on_given_up,
         },

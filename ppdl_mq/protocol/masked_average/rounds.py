@@ -199,7 +199,9 @@ class RoundSteps(TotalSteps, MembershipSteps):
             loss=outcome.loss,
             accuracy=outcome.accuracy,
         )
-        effects: tuple[Effect, ...] = (note, Discard(step=state.step))
+        # What was sent to those who were taken for lost is kept until the next round ends: they may live, and need it.
+        lets_go: tuple[Effect, ...] = self._for_the_lost(state) if state.lost else (Discard(step=state.step),)
+        effects: tuple[Effect, ...] = (note, *lets_go)
         if not state.is_evaluation:
             state = state.replace(base=state.result, base_step=state.step)
             effects = (*effects, Forget(before_turn=state.step, keep_for=self._awaited(state)))

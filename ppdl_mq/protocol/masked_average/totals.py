@@ -5,9 +5,11 @@ Source: docs/PROTOCOL.md, sections 13.2, 5 and 6, and 13.4.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from ppdl_mq.crypto.identity import verify
 from ppdl_mq.errors import Equivocation, FalseSum, IllegalEvent, Malformed, OutOfTurn, SplitView, Unauthentic
-from ppdl_mq.protocol.effects import AddUp, Adopt, Average, Effect, Record, Send
+from ppdl_mq.protocol.effects import AddUp, Adopt, Average, Effect, PublishHeld, Record, Send
 from ppdl_mq.protocol.events import AddedUp, Averaged, Received, Recomputed
 from ppdl_mq.protocol.machine import NotYet
 from ppdl_mq.protocol.masked_average.exchange import ExchangeSteps
@@ -17,6 +19,7 @@ from ppdl_mq.protocol.phases import Phase
 from ppdl_mq.protocol.session import message_as
 from ppdl_mq.protocol.slots import Cut, Slot
 from ppdl_mq.protocol.statements import agreement_statement, sum_statement
+from ppdl_mq.wire.kinds import Kind
 from ppdl_mq.wire.messages import Agree, Demand, Proof, SignedSum, SumShard
 
 
@@ -234,16 +237,38 @@ class TotalSteps(ExchangeSteps):
     def _on_demand(self, state: RoundState, event: Received) -> Step:
         demand = message_as(Demand, event)
         if not self._is_of_attempt(state, event):
-            return state, ()
+            return self._on_earlier(state, event)
         self._check_context(state, event, demand.context)
-        me, shard = self.terms.me, demand.shard
-        if me not in state.masks or shard not in self._shards(state).filled:
+        if self.terms.me not in state.masks or demand.shard not in self._shards(state).filled:
             raise OutOfTurn(f"{event.sender} asks for a sum that cannot be there.")
+        return state, self._proofs(state, event.sender, demand.shard)
+
+    def _on_earlier(self, state: RoundState, event: Received) -> Step:
+        """Answer a demand of a step that this peer has finished: with what it holds for those it took for lost."""
+        is_finished = event.turn < state.step or state.phase is Phase.CLOSING
+        if event.message.kind is not Kind.DEMAND or not is_finished:
+            return state, ()
+        first = self._ordinal(message_as(Demand, event).shard, 0)
+        ordinals = range(first, first + len(self.terms.peers))
+        return state, (PublishHeld(reader=event.sender, turn=event.turn, ordinals=ordinals),)
+
+    def _proofs(self, state: RoundState, to: str, shard: int) -> tuple[Send, ...]:
+        """Answer a demand: the maker of the sum with every member's shard, others with their own.
+
+        The deputy of the shard's owner has the owner's, too.
+        """
+        me = self.terms.me
         is_maker = shard in state.sums and state.sums[shard].maker == me
         held = (name for name in self._others(state) if (name, shard) in state.shards)
         owner = state.members[shard]
         shown = [me, *(name for name in held if is_maker or name == owner)]
-        return state, tuple(self._proof(state, event.sender, name, shard) for name in shown if name != event.sender)
+        return tuple(self._proof(state, to, name, shard) for name in shown if name != to)
+
+    def _for_the_lost(self, state: RoundState) -> tuple[Send, ...]:
+        """Hold what members that this peer goes on without may demand of it, should they live and audit this step."""
+        shards = self._shards(state).filled
+        proofs = (each for name in sorted(state.lost) for shard in shards for each in self._proofs(state, name, shard))
+        return tuple(replace(each, held=True) for each in proofs)
 
     def _proof(self, state: RoundState, to: str, member: str, shard: int) -> Send:
         is_own = member == self.terms.me
@@ -255,8 +280,12 @@ class TotalSteps(ExchangeSteps):
             attempt=state.attempt,
             message=Proof(context=self._context(state).digest(), shard=shard, member=member),
             blob=self._own_cut(state, shard) if is_own else theirs,
-            ordinal=shard * len(state.members) + self._index(state, member),
+            ordinal=self._ordinal(shard, self._index(state, member)),
         )
+
+    def _ordinal(self, shard: int, member: int) -> int:
+        """Return the ordinal of a PROOF; one of an earlier step, with other members, is found by it."""
+        return shard * len(self.terms.peers) + member
 
     def _on_proof(self, state: RoundState, event: Received) -> Step:
         proof = message_as(Proof, event)
