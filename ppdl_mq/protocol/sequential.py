@@ -84,8 +84,8 @@ class SequentialMachine(SessionSteps, Machine[State]):
         return ()
 
     def may_be_gone(self, state: State, kind: Kind, name: str) -> bool:  # noqa: ARG002 (in every state alike)
-        """Tell it of a DONE: the last peer removes its inbox once it has every DONE, so it got there before."""
-        return kind is Kind.DONE
+        """Tell it of what a peer has to have before it removes its inbox: the TURN before its own, and of a DONE."""
+        return kind is Kind.DONE or (kind is Kind.TURN and name != WEIGHTS)
 
     def progress(self, state: State) -> dict[str, Any]:
         """Return the turn and how many there are."""

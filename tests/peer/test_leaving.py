@@ -14,6 +14,7 @@ from ppdl_mq.protocol.phases import Phase
 from ppdl_mq.transport.memory import MemoryRelay, MemoryTransport
 from ppdl_mq.wire.header import decode_header
 from ppdl_mq.wire.kinds import Kind
+from tests.transport.relays import eventually
 from tests.trial import TrialInProcess, manifest_for
 
 LOST = RelayLost("The connection broke.")
@@ -58,6 +59,18 @@ class Speechless(Leaving):
             super().publish(address, parts)
 
 
+class Unconfirmed(Leaving):
+    """The relay takes each TURN of this peer, and breaks the connection instead of saying so once its reader has left."""
+
+    def publish(self, address: str, bodies: Iterable[bytes]) -> None:
+        parts = list(bodies)
+        super().publish(address, parts)
+        if decode_header(parts[0])[0].kind is Kind.TURN:
+            eventually(lambda: address in self._relay.queues, False)
+            self.close()
+            raise LOST
+
+
 Make = Callable[..., TrialInProcess]
 
 
@@ -87,6 +100,14 @@ def test_nobody_waits_for_a_peer_that_has_ended_and_whose_last_word_was_lost(mak
     trial = make(anna := Speechless(relay, times=2), "masked-average")
     trial.run()
     assert anna.deleted == ["anna"] * 3
+    assert {runner.state.phase for runner in trial.runners.values()} == {Phase.ENDED}
+    assert not relay.queues
+
+
+def test_a_turn_whose_reader_has_left_counts_as_read(make: Make, relay: MemoryRelay) -> None:
+    """Anna hears nothing of it until the trial is over for Bert: its inbox, by then, is gone for good."""
+    trial = make(Unconfirmed(relay))
+    trial.run()
     assert {runner.state.phase for runner in trial.runners.values()} == {Phase.ENDED}
     assert not relay.queues
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from ppdl_mq.errors import Dropped
 from ppdl_mq.peer.orders import Order, give_order
 from ppdl_mq.protocol.masked_average.state import RoundState
 
@@ -72,6 +73,22 @@ class People:
             self._simulation.injected("brought back")
             node.come_back()
         return bool(needed)
+
+    def let_go(self, waiting: list[Node]) -> bool:
+        """Drop, at each other organisation that waits for it, who was told that it is dropped; tell whether any does.
+
+        It has ended, and its last words may be lost. Who leaves meanwhile may be one of those who wait for them.
+        """
+        told = [
+            (node, name)
+            for node in waiting
+            for name in node.waits_for()
+            if isinstance(self._simulation.nodes[name].gave_up, Dropped)
+        ]
+        for node, name in told:
+            self._simulation.injected("drop ordered")
+            give_order(node.folder, Order(drop=name))
+        return bool(told)
 
     # --- a peer leaves --------------------------------------------------------------------------------------------
 

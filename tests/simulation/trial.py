@@ -204,7 +204,8 @@ class Simulation:
         is_for_the_left = all(left.issuperset(node.waits_for()) for node in waiting)
         if self.story.protocol == "masked-average":
             were_lost = all(node.has_been_lost for node in waiting)
-            return not self.people.bring_back(waiting) and is_for_the_left and were_lost
+            is_decided = self.people.bring_back(waiting) or self.people.let_go(waiting)
+            return not is_decided and is_for_the_left and were_lost
         if not left or not is_for_the_left or not self.faults["lost"] + self.faults["queue emptied"]:
             return False
         self.faults["last word lost"] = len(waiting)
