@@ -17,7 +17,17 @@ from ppdl_mq.peer.live import LiveMark, LiveSecrets
 from ppdl_mq.peer.outbox import Outbox
 from ppdl_mq.peer.slots import Slots
 from ppdl_mq.peer.transcript import Transcript
-from ppdl_mq.protocol.effects import Discard, Effect, Forget, PublishAgain, PublishHeld, Record, Send, Withdraw
+from ppdl_mq.protocol.effects import (
+    Discard,
+    DiscardLocal,
+    Effect,
+    Forget,
+    PublishAgain,
+    PublishHeld,
+    Record,
+    Send,
+    Withdraw,
+)
 from ppdl_mq.protocol.events import Event
 from ppdl_mq.protocol.machine import Machine
 from ppdl_mq.protocol.restoring import restored_state
@@ -198,6 +208,8 @@ class Driver:
                 self._slots.discard(step, attempt)
                 if attempt is not None:
                     self._intake.forget_attempts(step, attempt + 1)
+            case DiscardLocal(step=step):
+                self._slots.discard_local(step)
             case PublishAgain(reader=reader):
                 self._outbox.resend(reader)
             case PublishHeld(reader=reader, turn=turn, ordinals=ordinals):

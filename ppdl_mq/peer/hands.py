@@ -101,11 +101,11 @@ class Hands(ABC):
         """Do what an effect asks for beyond the journal; pass over the effects that the journal has done.
 
         It is called with every effect, in order, once the step that asked for it is on disk. (The journal's part of
-        Send, Adopt, Forget, Discard, PublishAgain, PublishHeld, Withdraw and Record is done then.) Later steps of the
-        same batch may be on disk as well: the state may have moved on, and a slot that the effect names may be gone
-        (`tools.slots.has`). After a crash in between, `machine.unfinished` names the effect again: twice must be
-        harmless. What takes long goes to `tools.trainer.submit`, with the slots that it reads entered here into an
-        ExitStack; its result comes to `note`.
+        Send, Adopt, Forget, Discard, DiscardLocal, PublishAgain, PublishHeld, Withdraw and Record is done then.) Later
+        steps of the same batch may be on disk as well: the state may have moved on, and a slot that the effect names
+        may be gone (`tools.slots.has`). After a crash in between, `machine.unfinished` names the effect again: twice
+        must be harmless. What takes long goes to `tools.trainer.submit`, with the slots that it reads entered here into
+        an ExitStack; its result comes to `note`.
 
         Raises:
             RelayLost: of the transport; the loop reconnects, and this effect is not carried out again.

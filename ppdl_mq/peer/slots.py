@@ -117,12 +117,16 @@ class Slots:
 
         Args:
             step: which.
-            attempt: of this attempt; None for all of them, and for what this peer trained.
+            attempt: of this attempt; None for all of it and of the steps before, and for what this peer trained there.
         """
         if attempt is None:
-            self._drop(f"what IN ({_marks(_OF_STEP)}) AND step = ?", *_OF_STEP, step)
+            self._drop(f"what IN ({_marks(_OF_STEP)}) AND step <= ?", *_OF_STEP, step)
         else:
             self._drop(f"what IN ({_marks(_OF_ATTEMPT)}) AND step = ? AND attempt = ?", *_OF_ATTEMPT, step, attempt)
+
+    def discard_local(self, step: int) -> None:
+        """Drop what this peer trained in a step."""
+        self._drop("what = 'local' AND step = ?", step)
 
     def _drop(self, condition: str, *values: str | int) -> None:
         with self._journal.transaction() as db:

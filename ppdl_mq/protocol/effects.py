@@ -276,15 +276,22 @@ class Average:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Discard:
-    """Drop masked vectors and shards, and the messages that carry them.
+    """Drop masked vectors, shards and sums, and the messages that carry them.
 
     Args:
         step: of which.
-        attempt: of this one only; None for all of them, and the local weights.
+        attempt: of this one only; None for all of that step and of those before it, and for the local weights.
     """
 
     step: int
     attempt: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DiscardLocal:
+    """Drop what this peer trained in a step."""
+
+    step: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -325,5 +332,6 @@ Effect = (
     | AddUp
     | Average
     | Discard
+    | DiscardLocal
     | NoteRound
 )

@@ -60,7 +60,7 @@ class Speechless(Leaving):
 
 
 class Unconfirmed(Leaving):
-    """The relay takes each TURN of this peer, and breaks the connection instead of saying so once its reader has left."""
+    """The relay takes each TURN of this peer, and once its reader has left it breaks the connection: no confirm."""
 
     def publish(self, address: str, bodies: Iterable[bytes]) -> None:
         parts = list(bodies)

@@ -238,6 +238,22 @@ def test_withdraw_and_forget(post: Post) -> None:
     assert count == 1 + 2  # Cleo's letter, and the weights of both turns, which are not the outbox's to drop
 
 
+def test_what_is_held_goes_to_whom_and_for_what_it_was_asked(post: Post) -> None:
+    for to, number, ordinal in itertools.product(("bert", "cleo"), (1, 3), range(9)):
+        post.add(confirm(to, turn=number, ordinal=ordinal, held=True))
+    assert post.publish() == []
+    post.outbox.resend("bert")
+    assert post.publish() == []
+    post.outbox.let_go("bert", 1, range(3, 6))
+    assert [(letter.recipient, letter.turn) for letter in post.outbox.due()] == [("bert", 1)] * 3
+    first = post.publish()
+    assert len(first) == 3
+    post.outbox.let_go("bert", 1, range(3, 6))
+    assert post.publish() == [], "it was published"
+    post.outbox.resend("bert")
+    assert post.publish() == first
+
+
 def test_a_call_for_a_message_is_not_kept(post: Post) -> None:
     post.add(Send(recipient="bert", reader="bert", turn=0, message=Resend(), ordinal=0))
     assert len(post.publish()) == 1
@@ -336,12 +352,15 @@ def test_discarding_a_step_leaves_what_was_agreed(post: Post) -> None:
 
     post.slots.discard(1, 0)
     assert left(1) == set(itertools.product(what, (0, 1))) - {("masked", 0), ("shard", 0), ("sum", 0)}
-    post.slots.discard(1)
+    post.slots.discard_local(3)
+    assert ("local", 0) not in left(3)
+    assert ("local", 0) in left(1)
+    post.slots.discard(2)  # and those before it
     assert left(1) == {("agreed", 0), ("agreed", 1)}
-    assert left(3) == set(itertools.product(what, (0, 1)))
+    assert left(3) == set(itertools.product(what, (0, 1))) - {("local", 0), ("local", 1)}
     post.slots.forget(3)
     assert left(1) == set()
-    assert post.journal.db.execute("SELECT count(*) FROM blob").fetchone()[0] == 10
+    assert post.journal.db.execute("SELECT count(*) FROM blob").fetchone()[0] == 8
 
 
 def test_what_a_slot_holds_never_changes(post: Post) -> None:

@@ -26,6 +26,7 @@ from ppdl_mq.protocol.effects import (
     Average,
     BuildInitial,
     Discard,
+    DiscardLocal,
     Effect,
     Forget,
     KeepModel,
@@ -409,9 +410,13 @@ class World:
                 for slot in [slot for slot in peer.slots if slot.step < turn]:
                     self._drop_slot(peer, slot)
             case Discard(step=step, attempt=attempt):
-                for slot in [slot for slot in peer.slots if slot.step == step and slot.what != "agreed"]:
-                    if attempt is None or (slot.attempt == attempt and slot.what != "local"):
+                for slot in [slot for slot in peer.slots if slot.step <= step and slot.what != "agreed"]:
+                    is_of_attempt = (slot.step, slot.attempt) == (step, attempt) and slot.what != "local"
+                    if attempt is None or is_of_attempt:
                         self._drop_slot(peer, slot)
+            case DiscardLocal(step=step):
+                for slot in [slot for slot in peer.slots if (slot.what, slot.step) == ("local", step)]:
+                    self._drop_slot(peer, slot)
             case NoteRound():
                 peer.notes.append(effect)
                 assert peer.state.phase is not Phase.NEW

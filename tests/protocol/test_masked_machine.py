@@ -369,33 +369,6 @@ def test_an_audit_goes_on_when_its_maker_is_given_up() -> None:
     assert ended(scene) == set(THREE)
 
 
-LOST_BY_ONE = {
-    "a sum of who gave it up": (Kind.SUM, "anna", "bert"),
-    "its own sum": (Kind.SUM, "bert", "anna"),
-    "its demand": (Kind.DEMAND, "bert", "anna"),
-    "the proof for it": (Kind.PROOF, "anna", "bert"),
-}
-
-
-@pytest.mark.parametrize("seed", range(4))
-@pytest.mark.parametrize("epochs", [1, 2])
-@pytest.mark.parametrize("what", LOST_BY_ONE)
-def test_a_peer_that_lives_and_that_only_one_gave_up_gets_what_it_lacks(what: str, epochs: int, seed: int) -> None:
-    """Anna gives bert up and finishes; cleo waits for bert's AGREE; bert lacks what anna has, or anna bert's sum."""
-    scene = Scene(3, seed=seed, training__epochs=epochs)
-    scene.audits = 0 if LOST_BY_ONE[what][0] in (Kind.DEMAND, Kind.PROOF) else None
-    scene.hold(of(LOST_BY_ONE[what][0], LOST_BY_ONE[what][1], to=LOST_BY_ONE[what][2]))
-    scene.until(lambda: bool(scene.held))  # and that is lost
-    scene.decide("anna", "bert")
-    if what != "its own sum":
-        scene.until(lambda: scene.state("anna").step > 1 or scene.state("anna").phase is Phase.CLOSING)
-    scene.tampers = lambda _, letter: letter
-    scene.run()
-    scene.check()
-    assert ended(scene) == set(THREE)
-    assert not any(slot.what != "agreed" for peer in scene.peers.values() for slot in peer.slots)
-
-
 def test_a_shard_for_the_deputy_that_outruns_the_release_is_kept() -> None:
     """Anna has given the attempt up; bert, who has released, sends her the shard of cleo before his release arrives."""
     machine, state = _gone_back()

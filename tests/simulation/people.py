@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ppdl_mq.errors import Dropped
 from ppdl_mq.peer.orders import Order, give_order
 from ppdl_mq.protocol.masked_average.state import RoundState
+from ppdl_mq.protocol.phases import Phase
 
 if TYPE_CHECKING:
     from tests.simulation.node import Node
@@ -26,6 +26,7 @@ class People:
     def __init__(self, simulation: Simulation) -> None:
         self._simulation = simulation
         self.leavers: set[str] = set()
+        self._let_go: set[tuple[str, int, str]] = set()
 
     @property
     def missing(self) -> set[str]:
@@ -62,7 +63,8 @@ class People:
     def bring_back(self, waiting: list[Node]) -> bool:
         """Bring the lost back, if those who wait for them cannot do otherwise; return whether anybody comes.
 
-        Before the first round nobody can go, and a step in which masks were released needs those of all its members.
+        Before the first round nobody can go, and a step in which masks were released needs those of all its members. Of
+        two that are lost before their sums one must come: what the one sent the other is with these two only.
         """
         needed = [
             node
@@ -75,20 +77,22 @@ class People:
         return bool(needed)
 
     def let_go(self, waiting: list[Node]) -> bool:
-        """Drop, at each other organisation that waits for it, who was told that it is dropped; tell whether any does.
+        """Drop who has ended, once in a step, at each organisation that waits for it; tell whether there is one.
 
-        It has ended, and its last words may be lost. Who leaves meanwhile may be one of those who wait for them.
+        Its last words are lost, and it ended without this peer's: it was told that it is dropped, or held this peer,
+        which lives after all, for lost.
         """
-        told = [
-            (node, name)
+        news = {
+            (node.name, node.state.step, name)
             for node in waiting
             for name in node.waits_for()
-            if isinstance(self._simulation.nodes[name].gave_up, Dropped)
-        ]
-        for node, name in told:
+            if isinstance(node.state, RoundState) and self._simulation.nodes[name].has_ended
+        } - self._let_go
+        for by, _, name in sorted(news):
             self._simulation.injected("drop ordered")
-            give_order(node.folder, Order(drop=name))
-        return bool(told)
+            give_order(self._simulation.nodes[by].folder, Order(drop=name))
+        self._let_go |= news
+        return bool(news)
 
     # --- a peer leaves --------------------------------------------------------------------------------------------
 
@@ -109,4 +113,5 @@ def _needs(node: Node, name: str) -> bool:
     state = node.state
     assert isinstance(state, RoundState), "only masked-average can do without a peer"
     is_released = node.name in state.masks and name in state.members and name not in state.masks
-    return state.step == 0 or is_released
+    is_one_of_two = name in state.lost and len(state.lost) > 1 and state.phase in (Phase.ADDING, Phase.GATHERING)
+    return state.step == 0 or is_released or is_one_of_two

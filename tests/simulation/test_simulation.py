@@ -6,10 +6,18 @@
 from __future__ import annotations
 
 import os
+import random
+from collections.abc import Iterable
 
 import pytest
 
+from ppdl_mq.peer.orders import Order, give_order
+from ppdl_mq.protocol.phases import Phase
 from ppdl_mq.wire import canonical
+from ppdl_mq.wire.header import split_part
+from ppdl_mq.wire.kinds import Kind
+from tests.simulation.recomputing import check_rounds
+from tests.simulation.relay import Relay
 from tests.simulation.story import PROTOCOLS, Story, story_of
 from tests.simulation.trial import Simulation, check, simulated
 
@@ -58,6 +66,49 @@ def test_who_finishes_the_last_step_alone_has_the_model() -> None:
     simulation = check(story)
     assert simulation.nodes["anna"].is_lost
     assert simulation.nodes["bert"].has_result
+
+
+@pytest.mark.parametrize("seed", range(24))
+def test_two_of_four_that_die_for_good_around_the_release(seed: int) -> None:
+    """Audits included: one that could ask the two lost only is given up. It wrote to itself, and crashed."""
+    chance = random.Random(seed)
+    dead = ("anna", "cleo")
+    story = Story(seed=seed + 1, protocol="masked-average", count=4, audit_rate=1.0, calm_after_s=3_600.0)
+    story.doomed = frozenset(dead)
+    story.changes = {"training__epochs": 1, "averaging__evaluate_every": 0}
+    story.deaths = [(name, "after publish", chance.randrange(14, 40)) for name in dead]
+    simulation = check(story)
+    assert all(simulation.nodes[name].has_ended for name in ("bert", "dora"))
+
+
+@pytest.mark.parametrize("kind", [Kind.SUM, Kind.DEMAND], ids=["a sum", "proofs"])
+def test_who_was_given_up_and_lives_gets_it_from_one_that_has_finished(
+    kind: Kind, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    story = Story(seed=4, protocol="masked-average", count=3, calm_after_s=600.0, audit_rate=1.0)
+    story.changes = {"training__epochs": 1, "averaging__evaluate_every": 0}
+    sender, reader = ("anna", "bert") if kind is Kind.SUM else ("bert", "anna")
+    lost = []
+
+    def arrive(relay: Relay, address: str, body: bytes) -> Iterable[tuple[str, bytes]]:
+        header, _, _ = split_part(body)
+        anna = simulation.nodes["anna"]
+        said = (header.kind, header.sender, header.recipient)
+        if said == (kind, sender, reader) and not anna.has_ended and anna.state.phase is not Phase.CLOSING:
+            if not lost:
+                give_order(anna.folder, Order(drop="bert"))
+            lost.append(said)
+            return ()
+        return real(relay, address, body)
+
+    real = Relay._arrive
+    monkeypatch.setattr(Relay, "_arrive", arrive)
+    with simulated(story) as simulation:
+        models = simulation.run()
+        check_rounds(simulation, models)
+    assert lost
+    assert len(models) == 3
+    assert len(set(models.values())) == 1
 
 
 @pytest.mark.parametrize("seed", [2, 34, 42])

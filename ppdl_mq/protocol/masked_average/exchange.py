@@ -272,6 +272,10 @@ class ExchangeSteps(Flow):
                 verify(self.terms.peers[name], signature, statement)
         return receipts
 
+    def _lacking_for(self, state: RoundState, shard: int) -> tuple[str, ...]:
+        """Return the other members whose masked shard of an index is not here."""
+        return tuple(name for name in self._others(state) if (name, shard) not in state.shards)
+
     def _instead_of(self, state: RoundState, name: str) -> tuple[Effect, ...]:
         """Send what a lost member's deputy needs, and pass on that member's release."""
         effects: list[Effect] = []

@@ -74,16 +74,10 @@ class MaskedAverageMachine(RoundSteps, SessionSteps, Machine[RoundState]):
                 continue
             owner = state.members[shard]
             maker = self._deputy(state, owner) if owner in state.lost else owner
-            # As the deputy of a lost member this peer waits for those who have not sent it their shards.
-            awaited |= set(self._lacking_for(state, shard)) if maker == self.terms.me else {maker}
+            # As the deputy of a lost member this peer waits for those who have not sent it their shards. Of another
+            # deputy it does not know whether that one can make the sum: the lost member can, if it comes back.
+            awaited |= set(self._lacking_for(state, shard)) if maker == self.terms.me else {maker, owner}
         return tuple(sorted(awaited))
-
-    def _proofs_awaited(self, state: RoundState) -> tuple[str, ...]:
-        maker = state.sums[state.audit].maker
-        if maker not in state.lost:
-            return (maker,)
-        lacking = self._lacking_for(state, state.audit)
-        return tuple(sorted({self._deputy(state, name) if name in state.lost else name for name in lacking}))
 
     def unfinished(self, state: RoundState) -> tuple[Effect, ...]:
         """Return what a peer that was restarted in this state has to begin anew; what it sends is in its outbox."""

@@ -11,7 +11,7 @@ from typing import Final
 from ppdl_mq.config import limits
 from ppdl_mq.crypto.identity import verify
 from ppdl_mq.errors import Malformed, OutOfTurn, Overflow
-from ppdl_mq.protocol.effects import Discard, Effect, KeepModel, Record, Send
+from ppdl_mq.protocol.effects import Discard, DiscardLocal, Effect, KeepModel, Record, Send
 from ppdl_mq.protocol.events import Decided, LeaveAsked, Overflowed, Received, Rested
 from ppdl_mq.protocol.machine import NotYet
 from ppdl_mq.protocol.masked_average.closing import ClosingSteps
@@ -260,7 +260,7 @@ class MembershipSteps(ClosingSteps):
         awaited = {name for name in others if (self.terms.me, name, step) not in state.drops}
         closing, told = self._part(self._closing(state), others, self._prior_step(step), awaited=awaited)
         kept = (self._keep_model(state),) if state.base_step else ()
-        return closing, (*kept, Discard(step=step), *told)
+        return closing, (*kept, Discard(step=step, attempt=state.attempt), DiscardLocal(step=step), *told)
 
     def _tell_leave(self, to: str, name: str, step: int, signature: bytes, *, again: int = 0) -> Send:
         names = sorted(self.terms.peers)

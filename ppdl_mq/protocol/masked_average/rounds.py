@@ -13,6 +13,7 @@ from ppdl_mq.protocol.effects import (
     Adopt,
     BuildInitial,
     Discard,
+    DiscardLocal,
     Effect,
     Forget,
     KeepModel,
@@ -171,6 +172,8 @@ class RoundSteps(TotalSteps, MembershipSteps):
             case Phase.AUDITING if state.audit not in state.adding and not self._lacking_for(state, state.audit):
                 comparing = state.replace(adding=state.adding | {state.audit})
                 return comparing, (self._add_up(state, state.audit, into=None),)
+            case Phase.AUDITING if state.audit not in state.adding and self._cannot_recompute(state):
+                return self._agree(state.replace(audit=-1))
             case Phase.AGREEING if state.agreed | state.lost >= set(state.members):
                 return self._finish_step(state)
             case Phase.ABANDONING:
@@ -199,8 +202,10 @@ class RoundSteps(TotalSteps, MembershipSteps):
             loss=outcome.loss,
             accuracy=outcome.accuracy,
         )
-        # What was sent to those who were taken for lost is kept until the next round ends: they may live, and need it.
-        lets_go: tuple[Effect, ...] = self._for_the_lost(state) if state.lost else (Discard(step=state.step),)
+        lets_go: tuple[Effect, ...] = (Discard(step=state.step),)
+        if state.lost:  # they may live: what they were sent is kept until the next step ends
+            lets_go = (Discard(step=self._prior_step(state.step)), DiscardLocal(step=state.step))
+            lets_go += self._for_the_lost(state)
         effects: tuple[Effect, ...] = (note, *lets_go)
         if not state.is_evaluation:
             state = state.replace(base=state.result, base_step=state.step)
