@@ -15,15 +15,17 @@ from ppdl_mq.errors import JournalError, Malformed, Misdirected, OutOfTurn, Ppdl
 from ppdl_mq.protocol.masked_average.context import Context
 from ppdl_mq.protocol.schedule import Schedule
 from ppdl_mq.protocol.statements import NO_TURN_BEFORE, statement_bytes
-from ppdl_mq.wire.entries import BEGINNING, MAX_LINE_BYTES, NOTHING_BEFORE, Entry, digest_of, read_line
+from ppdl_mq.wire.entries import BEGINNING, LOG_NAME, MAX_LINE_BYTES, NOTHING_BEFORE, Entry, digest_of, read_line
 from ppdl_mq.wire.trial_id import manifest_from_bytes, trial_id
+
+_OF_PROGRESS = b'{"event":'  # how each line of progress.jsonl begins, and none of a transcript
 
 
 class Log:
     """A peer's log. Iterating yields the entries that hold, with their digests.
 
     Args:
-        path: of the file.
+        path: of the file, or of the state folder that it lies in.
     """
 
     def __init__(self, path: Path) -> None:
@@ -48,11 +50,16 @@ class Log:
             RemoteError: entry number `entries` does not hold.
             JournalError: the file cannot be read.
         """
+        path = self.path / LOG_NAME if self.path.is_dir() else self.path
         try:
-            with self.path.open("rb") as file:
+            with path.open("rb") as file:
+                if file.peek(1).startswith(_OF_PROGRESS):
+                    raise JournalError(
+                        f"{path} tells of progress, and is no signed log.", hint=f"Name the {LOG_NAME} beside it."
+                    )
                 yield from self._entries(file)
         except OSError as fault:
-            raise JournalError(f"{self.path}: cannot be read: {fault.strerror}.") from None
+            raise JournalError(f"{path}: cannot be read: {fault.strerror}.") from None
 
     def _entries(self, file: BinaryIO) -> Iterator[tuple[Entry, bytes]]:
         previous = NOTHING_BEFORE

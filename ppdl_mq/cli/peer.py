@@ -29,6 +29,7 @@ from ppdl_mq.peer.progress import PROGRESS_NAME, final_entry
 from ppdl_mq.peer.status import kept_phase
 from ppdl_mq.protocol.phases import Phase
 from ppdl_mq.protocol.terms import Terms
+from ppdl_mq.wire.entries import LOG_NAME
 from ppdl_mq.wire.trial_id import trial_id
 
 # Short names of the ready plug-ins: KIND:PATH -> module:callable and the argument that takes the path.
@@ -185,12 +186,14 @@ def run(
         environment=os.environ,
     )
     kept = model
-    progress = kept.parent / PROGRESS_NAME
+    progress, signed = kept.parent / PROGRESS_NAME, kept.parent / LOG_NAME
+    files = {"log": str(progress), "transcript": str(signed)}
+    told = f"The progress is in {progress}, the signed log is {signed}."
     if not kept.exists():
         terminal.answer(
-            {"model": None, "trial": manifest.name, "log": str(progress), "result": {}},
+            {"model": None, "trial": manifest.name, **files, "result": {}},
             f"This organisation has left the trial {manifest.name} before anything was agreed on: there is no model.\n"
-            f"The log is {progress}.",
+            f"{told}",
         )
         return
     if out is not None:
@@ -201,8 +204,8 @@ def run(
     ended = f"This organisation has left the trial {name}" if has_left else f"The trial {name} has ended"
     again = f"\nTo run the same trial again, one gives it a new nonce, and sends it round: ppdl-mq trial renew {trial}"
     terminal.answer(
-        {"model": str(model), "trial": manifest.name, "log": str(progress), "result": result},
-        f"{ended}. The model is in {model}.{_quality(result)}\nThe log is {progress}.{'' if has_left else again}",
+        {"model": str(model), "trial": manifest.name, **files, "result": result},
+        f"{ended}. The model is in {model}.{_quality(result)}\n{told}{'' if has_left else again}",
     )
 
 

@@ -16,7 +16,7 @@ from ppdl_mq.cli.terminal import Terminal, json_option
 @json_option
 @click.pass_obj
 def verify_log(terminal: Terminal, logs: tuple[Path, ...]) -> int:
-    """Verify peers' transcripts, and compare them; each LOG is a transcript.log of a state folder.
+    """Verify peers' transcripts, and compare them; each LOG is a transcript.log, or the state folder that it lies in.
 
     One log alone proves that the peers signed what stands in it, but not that its owner logged everything, or that
     others saw the same. Several logs prove what their peers agreed on, and name a peer that signed two different

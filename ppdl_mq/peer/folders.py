@@ -11,7 +11,6 @@ from ppdl_mq.wire.trial_id import trial_id
 
 JOURNAL_NAME: Final = "journal.sqlite"
 LOCK_NAME: Final = "lock"
-LOG_NAME: Final = "transcript.log"
 LIVE_NAME: Final = "live"  # the folder of the live secrets
 CHECKPOINT_ENDING: Final = ".checkpoint"
 SPOKEN_NAME: Final = "spoken"  # an empty file, there before anything goes out; see `peer/live.py`

@@ -23,14 +23,13 @@ from ppdl_mq.peer.folders import (
     GIVEN_UP_NAME,
     JOURNAL_NAME,
     LOCK_NAME,
-    LOG_NAME,
     free_name,
     has_live_secrets,
     has_spoken,
 )
 from ppdl_mq.peer.journal import of_another, take_lock
 from ppdl_mq.peer.live import erase_all
-from ppdl_mq.wire.entries import MAX_LINE_BYTES
+from ppdl_mq.wire.entries import LOG_NAME, MAX_LINE_BYTES
 
 _ASIDE: Final = "set-aside-"
 _GIVEN_UP: Final = "This organisation gave up its part in this trial with `ppdl-mq peer run --fresh`.\n"

@@ -22,9 +22,10 @@ from ppdl_mq.crypto.seal import open_sealed, seal
 from ppdl_mq.crypto.secret import Secret
 from ppdl_mq.errors import AlreadyRunning, DiskFull, JournalError, Malformed, Unauthentic
 from ppdl_mq.peer.durable import is_full, is_held, is_in_the_way, write_error
-from ppdl_mq.peer.folders import GIVEN_UP_NAME, JOURNAL_NAME, LOCK_NAME, LOG_NAME, has_live_secrets, has_spoken
+from ppdl_mq.peer.folders import GIVEN_UP_NAME, JOURNAL_NAME, LOCK_NAME, has_live_secrets, has_spoken
 from ppdl_mq.peer.rowsum import MARK_FACT, RowSum, columns_of
 from ppdl_mq.wire import canonical
+from ppdl_mq.wire.entries import LOG_NAME
 from ppdl_mq.wire.header import Header, decode_header
 
 _FORMAT: Final = 3

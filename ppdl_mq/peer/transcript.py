@@ -19,12 +19,12 @@ from typing import BinaryIO
 
 from ppdl_mq.errors import IllegalEvent, Malformed, TooLarge
 from ppdl_mq.peer.durable import write_error
-from ppdl_mq.peer.folders import JOURNAL_NAME, LOG_NAME, free_name
+from ppdl_mq.peer.folders import JOURNAL_NAME, free_name
 from ppdl_mq.peer.journal import Journal
 from ppdl_mq.protocol.effects import Record
 from ppdl_mq.protocol.statements import statement_bytes
 from ppdl_mq.wire import canonical
-from ppdl_mq.wire.entries import BEGINNING, MAX_LINE_BYTES, NOTHING_BEFORE, Entry, read_line
+from ppdl_mq.wire.entries import BEGINNING, LOG_NAME, MAX_LINE_BYTES, NOTHING_BEFORE, Entry, read_line
 
 _logger = logging.getLogger(__name__)
 

@@ -20,6 +20,7 @@ from ppdl_mq.crypto.hashing import framed
 from ppdl_mq.errors import Malformed, TooLarge
 from ppdl_mq.wire import canonical
 
+LOG_NAME: Final = "transcript.log"  # the file of a peer's log, in its state folder
 BEGINNING: Final = "trial"  # what entry 0 says: the trial's id and manifest
 NOTHING_BEFORE: Final = bytes(32)
 MAX_LINE_BYTES: Final = 2 * limits.MAX_MANIFEST_BYTES + 8 * 1024  # hex takes two characters a byte

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from ppdl_mq.audit.verdict import verify_logs
-from ppdl_mq.peer.folders import LOG_NAME
 from ppdl_mq.transport.memory import MemoryRelay, MemoryTransport
+from ppdl_mq.wire.entries import LOG_NAME
 from tests.trial import PEERS, TrialInProcess, manifest_for
 
 PROTOCOLS: dict[str, dict[str, Any]] = {

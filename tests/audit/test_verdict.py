@@ -17,9 +17,10 @@ from nacl import bindings
 from ppdl_mq.audit.verdict import Verdict, verify_logs
 from ppdl_mq.cli.main import run
 from ppdl_mq.errors import JournalError, TooLarge
+from ppdl_mq.peer.progress import PROGRESS_NAME, Progress
 from ppdl_mq.protocol.effects import Record
 from ppdl_mq.protocol.statements import context_digest, statement_bytes
-from ppdl_mq.wire.entries import MAX_LINE_BYTES, Entry, read_line
+from ppdl_mq.wire.entries import LOG_NAME, MAX_LINE_BYTES, Entry, read_line
 from tests.audit.logs import (
     MASKED,
     SEQUENTIAL,
@@ -466,6 +467,15 @@ def test_files_that_cannot_be_read_are_named(tmp_path: Path) -> None:
     for path in (tmp_path / "missing", tmp_path):
         with pytest.raises(JournalError, match=path.name):
             verify_logs([path])
+
+
+def test_the_folder_of_a_log_stands_for_it_and_what_lies_beside_it_is_told_apart(tmp_path: Path) -> None:
+    write_log(tmp_path / LOG_NAME, "anna", masked_records())
+    assert verify_logs([tmp_path]).holds
+    Progress(tmp_path).note("round")
+    with pytest.raises(JournalError, match="no signed log") as caught:
+        verify_logs([tmp_path / PROGRESS_NAME])
+    assert LOG_NAME in caught.value.hint
 
 
 def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

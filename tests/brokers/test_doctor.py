@@ -144,9 +144,26 @@ def test_rights_that_no_peer_needs_are_warned_of(node: RabbitNode, needs: Wanted
     assert "basel" in warned["read others"].says
     exchange = needs.names.exchange.replace(".", r"\.")
     assert warned["configure"].line == (
-        f"rabbitmqctl set_permissions -p {VHOST} guest '^$' '^{exchange}$' '^{exchange}\\.(mercy|weights)$'"
+        f"rabbitmqctl set_permissions -p {VHOST} guest '^$' '^{exchange}$' "
+        f"'^({exchange}\\.mercy|{exchange}\\.weights)$'"
     )
     assert verdict(findings) == "unknown"
+
+
+def test_the_line_for_a_peer_that_makes_its_inbox_leaves_it_that_right(node: RabbitNode, needs: Wanted) -> None:
+    make(node, needs)
+    with node.channel(VHOST) as channel:
+        channel.queue_delete(needs.names.queue(needs.me))
+    let(node, needs, write="^$")
+    broker = dataclasses.replace(as_mercy(node), declare=True)
+    command, *arguments = shlex.split(of(look(broker, needs, thorough=False), "fail")["publish"].line)
+    assert command == "rabbitmqctl"
+    node.ctl(*arguments)
+    assert "configure" not in of(look(broker, needs), "fail")
+    with node.channel(VHOST) as channel:
+        channel.queue_delete(needs.names.queue(needs.me))
+    make_it = dataclasses.replace(broker)
+    assert "inbox" in of(look(make_it, needs), "pass")
 
 
 def test_the_lines_that_are_printed_mend_what_they_are_printed_for(node: RabbitNode, needs: Wanted) -> None:
@@ -187,11 +204,13 @@ def test_a_wrong_password(node: RabbitNode, monkeypatch: pytest.MonkeyPatch) -> 
     assert "authenticate_user mercy" in failure.line
 
 
-def test_a_vhost_that_does_not_exist_and_one_that_is_closed_to_us(node: RabbitNode) -> None:
+def test_a_vhost_that_does_not_exist_and_one_that_is_closed_to_us(node: RabbitNode, needs: Wanted) -> None:
     unknown = dataclasses.replace(as_mercy(node), vhost="nowhere")
-    assert of(look(unknown), "fail")["login"].line.startswith("rabbitmqctl add_vhost nowhere ")
+    assert of(look(unknown), "fail")["login"].line.startswith("rabbitmqctl list_vhosts ")
     closed = dataclasses.replace(as_mercy(node), vhost="/")
-    assert "set_permissions -p / mercy" in of(look(closed), "fail")["login"].line
+    assert "set_permissions -p / mercy '^$' '^$' '^$'" in of(look(closed), "fail")["login"].line
+    for broker in (unknown, closed):  # the plan has both, and what else a peer needs
+        assert "rabbitmqctl.sh" in of(look(broker, needs), "fail")["login"].line
 
 
 def test_what_an_administrator_has_not_made(node: RabbitNode, needs: Wanted) -> None:

@@ -72,8 +72,4 @@ def test_the_walk_through_works_to_the_letter(broker: TlsNode, tmp_path: Path) -
     assert "ended" in shell.run(shown["status"])
     assert (tmp_path / "mercy.safetensors").read_bytes() == (tmp_path / "charite.safetensors").read_bytes()
     # The administrator's queues stay, and nothing is left in them.
-    queues = broker.ctl("list_queues", "-p", "ppdl", "--silent", "--no-table-headers", "name", "messages")
-    assert sorted(queues.split("\n")) == [
-        "",
-        *(f"ppdl.heart.{each}\t0" for each in ("charite", "mercy", "weights")),
-    ]
+    assert broker.waiting("ppdl") == {f"ppdl.heart.{each}": 0 for each in ("charite", "mercy", "weights")}

@@ -11,10 +11,10 @@ import pytest
 
 from ppdl_mq.audit.verdict import verify_logs
 from ppdl_mq.errors import IllegalEvent, JournalError
-from ppdl_mq.peer.folders import LOG_NAME
 from ppdl_mq.peer.journal import Journal
 from ppdl_mq.peer.transcript import Transcript
 from ppdl_mq.protocol.effects import Record
+from ppdl_mq.wire.entries import LOG_NAME
 from ppdl_mq.wire.trial_id import manifest_bytes, trial_id
 from tests.audit.logs import MASKED, entries_of, lines_of, masked_records
 from tests.trial import identity_of

@@ -12,12 +12,12 @@ import torch
 from ppdl_mq.cli.demonstration.trial import agreed_digests
 from ppdl_mq.config.manifest import Manifest
 from ppdl_mq.numeric.fixed_point import FixedPoint, Words
-from ppdl_mq.peer.folders import LOG_NAME
 from ppdl_mq.report.averaging import Round, Tally, largest_difference, rounds_in_clear
 from ppdl_mq.training.baselines import federated_averaging
 from ppdl_mq.training.order import rehearsal_seed
 from ppdl_mq.training.worker import Worker
 from ppdl_mq.transport.memory import MemoryRelay, MemoryTransport
+from ppdl_mq.wire.entries import LOG_NAME
 from tests.trial import PEERS, TrialInProcess, manifest_for, split_for
 
 SEEDS = {name: rehearsal_seed(7, name) for name in PEERS}  # as TrialInProcess has them

@@ -38,7 +38,9 @@ def check_rounds(simulation: Simulation, models: dict[str, bytes]) -> None:
         elif node.has_ended:
             assert state is not None
             number = (state.base_step + 1) // 2
-            are_too_few = simulation.people.are_too_few and isinstance(node.gave_up, TooFewPeers)
+            # For one that was lost and is back, all others may have ended, and its people have let them go.
+            are_few_here = simulation.people.are_too_few or node.has_been_lost
+            are_too_few = are_few_here and isinstance(node.gave_up, TooFewPeers)
             may_end = number == node.terms.rounds or name in simulation.people.leavers or are_too_few
             assert may_end, f"{name} ended after {number}"
             assert models.get(name, weights[0]) == weights[number], f"the weights of {name} are not those of {number}"

@@ -269,7 +269,7 @@ def test_a_wrong_broker_password(
 def test_a_wrong_vhost(tmp_path: Path, capfd: pytest.CaptureFixture[str], password_user: str) -> None:
     url = password_user.rstrip("/") + "/nowhere"
     files = TrialFiles(tmp_path, ("anna", "bert"), broker=url, password_env="BROKER_PASSWORD")
-    refused(files, capfd, RELAY, "'nowhere'", "set_permissions")
+    refused(files, capfd, RELAY, "'nowhere'", "rabbitmqctl.sh")
 
 
 # --- other peers -----------------------------------------------------------------------------------------------------

@@ -18,7 +18,7 @@ from ppdl_mq.config.broker import BrokerAddress
 from ppdl_mq.config.manifest import Manifest
 from ppdl_mq.errors import PpdlError, RelayRefused, TrainingError
 from ppdl_mq.numeric.flatten import Layout
-from ppdl_mq.peer.folders import LOG_NAME, state_folder
+from ppdl_mq.peer.folders import state_folder
 from ppdl_mq.peer.progress import PROGRESS_NAME, STATUS_NAME
 from ppdl_mq.peer.runner import MODEL_NAME
 from ppdl_mq.protocol.terms import WEIGHTS
@@ -27,7 +27,7 @@ from ppdl_mq.training.saving import load_model
 from ppdl_mq.transport.base import Transport
 from ppdl_mq.transport.opening import open_tap, open_transport
 from ppdl_mq.transport.tap import Tap
-from ppdl_mq.wire.entries import read_line
+from ppdl_mq.wire.entries import LOG_NAME, read_line
 
 _LOOK_EVERY_S: Final = 0.1
 

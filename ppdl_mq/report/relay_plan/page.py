@@ -61,18 +61,24 @@ def _things(plan: Plan) -> str:
 
 def _rights(plan: Plan) -> str:
     rows = [
-        f"| `{each.user}` | {_shown(each.configure)} | {_shown(each.write)} | {_shown(each.read)} | "
-        f"{_shown(each.bind_keys)} |"
+        line
         for each in plan.rights
+        for line in (
+            f"    {each.user}",
+            f"        configure        {_shown(each.configure)}",
+            f"        write            {_shown(each.write)}",
+            f"        read             {_shown(each.read)}",
+            f"        bind with keys   {_shown(each.bind_keys)}",
+        )
     ]
     lines = [
         "## Who may do what",
         "",
-        "| user | configure | write | read | may bind with the keys |",
-        "|---|---|---|---|---|",
+        "Patterns, as `rabbitmqctl` takes them between quotes:",
+        "",
         *rows,
         "",
-        f"Each may publish to the exchange with the routing keys {_shown(plan.rights[0].publish_keys)} (topic "
+        f"Each may publish to the exchange with the routing keys `{plan.rights[0].publish_keys}` (topic "
         "permission), "
         "and read its own inbox" + (" and the weights." if plan.weights else "."),
     ]
@@ -244,5 +250,5 @@ def _versions() -> str:
 
 
 def _shown(pattern: str) -> str:
-    """Return a pattern as it can stand in a table."""
-    return "nothing" if pattern == NOTHING else f"`{pattern}`".replace("|", "\\|")
+    """Return a pattern as people read it."""
+    return "nothing" if pattern == NOTHING else pattern

@@ -47,12 +47,21 @@ def make_plan(manifest: Manifest, choices: Choices) -> Plan:
         queues=tuple(Queue(name=names.queue(each), key=each) for each in declared),
         inboxes=tuple(names.queue(each) for each in peers),
         weights=names.queue(WEIGHTS) if has_weights else None,
-        rights=tuple(_rights(names, peer, users[peer], addresses, choices) for peer in peers),
+        rights=tuple(rights_of(names, peer, users[peer], addresses, declares=choices.peers_declare) for peer in peers),
         policy=_policy(names, addresses, choices),
     )
 
 
-def _rights(names: Names, peer: str, user: str, addresses: tuple[str, ...], choices: Choices) -> Rights:
+def rights_of(names: Names, peer: str, user: str, addresses: tuple[str, ...], *, declares: bool) -> Rights:
+    """Return the least rights with which a peer can take part.
+
+    Args:
+        names: of the trial.
+        peer: its name in the trial.
+        user: its name at the broker.
+        addresses: of all peers, and `weights` where the trial shares them.
+        declares: it makes and binds its inbox itself.
+    """
     read = (peer, WEIGHTS) if WEIGHTS in addresses else (peer,)
     given = Rights(
         peer=peer,
@@ -63,7 +72,7 @@ def _rights(names: Names, peer: str, user: str, addresses: tuple[str, ...], choi
         publish_keys=_any_of(addresses),
         bind_keys=NOTHING,
     )
-    if not choices.peers_declare:
+    if not declares:
         return given
     # Binding takes write on the queue and read on the exchange. Without the topic permission whoever may bind could
     # bind its inbox with another's key, and get a copy of all that is for the other.

@@ -55,7 +55,7 @@ def examine(
     yield from ways if node is None else map(_one_of_several, ways)
     if node is None:
         return
-    session = log_in(node, trial=_NOBODY if wanted is None else wanted.names.trial, peer=_ME)
+    session = log_in(node, wanted, trial=_NOBODY if wanted is None else wanted.names.trial, peer=_ME)
     if isinstance(session, Finding):
         yield session
         return

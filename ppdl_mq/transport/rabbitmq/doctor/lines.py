@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import re
 import shlex
 
 from ppdl_mq.config.broker import BrokerAddress
 from ppdl_mq.transport.findings import Wanted
+from ppdl_mq.transport.plan.making import rights_of
+from ppdl_mq.transport.plan.objects import Rights
 
 
 def ctl(command: str, *arguments: str, vhost: str | None = None) -> str:
@@ -35,15 +36,18 @@ def user_of(broker: BrokerAddress) -> str:
     return "USER" if broker.by_certificate and broker.user is None else broker.login
 
 
-def rights_line(broker: BrokerAddress, wanted: Wanted) -> str:
-    """Give the user exactly what a peer needs where an administrator made the queues."""
-    exchange = re.escape(wanted.names.exchange).replace(r"\-", "-")
-    own = "|".join(wanted.own_addresses)
-    read = rf"^{exchange}\.({own})$" if wanted.shares_weights else rf"^{exchange}\.{own}$"
-    return ctl("set_permissions", user_of(broker), "^$", f"^{exchange}$", read, vhost=broker.vhost)
+def rights_line(broker: BrokerAddress, wanted: Wanted, *, makes_inbox: bool = False) -> str:
+    """Give the user exactly what a peer needs whose queues an administrator made, or who makes its inbox itself."""
+    given = _rights(broker, wanted, makes_inbox)
+    return ctl("set_permissions", given.user, given.configure, given.write, given.read, vhost=broker.vhost)
 
 
-def topics_line(broker: BrokerAddress, wanted: Wanted) -> str:
-    """Let the user publish with the keys of the trial, and bind nothing."""
-    keys = f"^({'|'.join(wanted.addresses)})$"
-    return ctl("set_topic_permissions", user_of(broker), wanted.names.exchange, keys, "^$", vhost=broker.vhost)
+def topics_line(broker: BrokerAddress, wanted: Wanted, *, makes_inbox: bool = False) -> str:
+    """Let the user publish with the keys of the trial, and bind nothing, or its own inbox with its own key."""
+    given = _rights(broker, wanted, makes_inbox)
+    keys = (given.publish_keys, given.bind_keys)
+    return ctl("set_topic_permissions", given.user, wanted.names.exchange, *keys, vhost=broker.vhost)
+
+
+def _rights(broker: BrokerAddress, wanted: Wanted, makes_inbox: bool) -> Rights:
+    return rights_of(wanted.names, wanted.me, user_of(broker), wanted.addresses, declares=makes_inbox)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Final
 
 from ppdl_mq.errors import RelayError, RelayUnreachable
-from ppdl_mq.transport.findings import Finding
-from ppdl_mq.transport.rabbitmq.doctor.lines import ctl, user_of
+from ppdl_mq.transport.findings import Finding, Wanted
+from ppdl_mq.transport.rabbitmq.doctor.lines import ctl, plan_line, user_of
 from ppdl_mq.transport.rabbitmq.doctor.node import Node
 from ppdl_mq.transport.rabbitmq.doctor.reach import Greeting
 from ppdl_mq.transport.rabbitmq.doctor.session import Session
@@ -48,8 +48,14 @@ def mechanism(node: Node, greeting: Greeting) -> Finding:
     )
 
 
-def log_in(node: Node, *, trial: str, peer: str) -> Session | Finding:
+def log_in(node: Node, wanted: Wanted | None, *, trial: str, peer: str) -> Session | Finding:
     """Open a session, or say why there is none.
+
+    Args:
+        node: where.
+        wanted: what the trial needs there, if it is about one.
+        trial: named to the broker.
+        peer: named to the broker.
 
     Raises:
         ConfigError: no password can be found.
@@ -58,29 +64,31 @@ def log_in(node: Node, *, trial: str, peer: str) -> Session | Finding:
         return Session(node.broker, trial=trial, peer=peer)
     except RelayError as error:
         text = " ".join(str(layer) for layer in _causes(error))
-        line = _line(node, text)
+        line = _line(node, wanted, text)
         return Finding(
             check="login",
             result="fail",
             says=error.message,
-            todo="Check user, vhost and password; where they are right, ask the administrator." if line else error.hint,
+            todo="Check user, password and vhost, as the plan has them; where they are right, ask the administrator."
+            if line
+            else error.hint,
             line=line,
             passes=isinstance(error, RelayUnreachable),
         )
 
 
-def _line(node: Node, text: str) -> str:
+def _line(node: Node, wanted: Wanted | None, text: str) -> str:
     user = user_of(node.broker)
     if "NOT_ALLOWED" not in text and "ACCESS_REFUSED" not in text:
         return ""
-    admit = ctl("set_permissions", user, "^$", "WRITE", "READ", vhost=node.broker.vhost)
     if "not found" in text:
-        return f"{ctl('add_vhost', node.broker.vhost)}   # then: {admit}"
+        return plan_line() if wanted else f"{ctl('list_vhosts')}   # and then: {ctl('add_vhost', node.broker.vhost)}"
     if "limit" in text:  # of the vhost, or of the user
         of_user = ctl("list_user_limits", "--user", user)
         return f"{ctl('list_vhost_limits', vhost=node.broker.vhost)}; {of_user}"
-    if "access to vhost" in text:
-        return admit
+    if "access to vhost" in text:  # a trial's rights are more than this line
+        admit = ctl("set_permissions", user, "^$", "^$", "^$", vhost=node.broker.vhost)
+        return plan_line() if wanted else f"{admit}   # lets it in, and no more"
     if node.broker.by_certificate:
         made, without = ctl("add_user", user, ""), ctl("clear_password", user)
         return f"{made}   # USER as in the certificate; then: {without}"

@@ -14,6 +14,12 @@ from ppdl_mq.transport.rabbitmq.doctor.session import Session
 _ASK = "Ask the broker's administrator for it."
 
 
+def _least(session: Session, broker: BrokerAddress, wanted: Wanted) -> str:
+    """Return the line with the least rights: to make the inbox, too, where we are to and it is not there yet."""
+    is_missing = probes.is_there(session, wanted.names.queue(wanted.me)).missing
+    return rights_line(broker, wanted, makes_inbox=broker.declare and is_missing)
+
+
 def reading(session: Session, broker: BrokerAddress, wanted: Wanted) -> Iterator[Finding]:
     """Look at what we may read. Publishes nothing."""
     for address in wanted.own_addresses:
@@ -27,13 +33,13 @@ def reading(session: Session, broker: BrokerAddress, wanted: Wanted) -> Iterator
                 result="fail",
                 says=f"This user may not read {queue}.",
                 todo=_ASK,
-                line=rights_line(broker, wanted),
+                line=_least(session, broker, wanted),
             )
 
 
 def too_wide(session: Session, broker: BrokerAddress, wanted: Wanted) -> Iterator[Finding]:
     """Look for rights that no peer needs, as far as they show without publishing."""
-    least = rights_line(broker, wanted)
+    least = _least(session, broker, wanted)
     foreign = [name for name in wanted.others if probes.may_read(session, wanted.names.queue(name))]
     if foreign:
         yield _needless(
@@ -69,7 +75,7 @@ def publishing(session: Session, broker: BrokerAddress, wanted: Wanted) -> Itera
             result="fail",
             says=f"This user may not write to the exchange {exchange}.",
             todo=_ASK,
-            line=rights_line(broker, wanted),
+            line=_least(session, broker, wanted),
         )
     elif first.missing:
         return  # the exchange is not there: told elsewhere
@@ -94,11 +100,11 @@ def publishing(session: Session, broker: BrokerAddress, wanted: Wanted) -> Itera
         yield _needless(
             "publish elsewhere",
             "This user may publish to the default exchange, and so into every queue of the vhost.",
-            rights_line(broker, wanted),
+            _least(session, broker, wanted),
         )
     elif not probes.publish_refused(session, word, word).denied:
         yield _needless(
-            "publish elsewhere", "This user may publish to exchanges of any name.", rights_line(broker, wanted)
+            "publish elsewhere", "This user may publish to exchanges of any name.", _least(session, broker, wanted)
         )
     else:
         yield Finding(check="publish elsewhere", result="pass", says="This user publishes to no other exchange.")
