@@ -283,8 +283,14 @@ def test_a_broker_without_external(node: TlsNode) -> None:
 
 def test_files_that_are_no_certificates_are_told_before_anybody_is_reached(node: TlsNode, tmp_path: Path) -> None:
     (tmp_path / "ca.pem").write_text("no certificate")
-    with pytest.raises(RelayRefused, match="TLS files"):
-        look(dataclasses.replace(node.address(), ca_file=tmp_path / "ca.pem"))
+    for name in ("ca.pem", "missing.pem"):
+        with pytest.raises(RelayRefused, match=f"ca_file .*{name} cannot be used"):
+            look(dataclasses.replace(node.address(), ca_file=tmp_path / name))
+    mercy = node.address(client="mercy")
+    with pytest.raises(
+        RelayRefused, match=r"certificate_file .*missing\.pem, with key_file .* cannot be used: No such file"
+    ):
+        look(dataclasses.replace(mercy, certificate_file=tmp_path / "missing.pem"))
 
 
 def test_nothing_of_ours_reaches_a_server_that_is_not_verified(certificates: Path) -> None:

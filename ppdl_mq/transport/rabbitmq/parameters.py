@@ -30,7 +30,7 @@ def connection_parameters(broker: BrokerAddress, *, trial: str, peer: str) -> li
 
     Raises:
         ConfigError: no password can be found.
-        RelayRefused: the TLS files cannot be used.
+        RelayRefused: the TLS files cannot be used; who renews them may be in the middle of it.
     """
     return [_parameters(broker, host, trial=trial, peer=peer) for host in broker.hosts]
 
@@ -70,17 +70,30 @@ def tls_context(broker: BrokerAddress) -> ssl.SSLContext:
     """
     try:
         context = ssl.create_default_context(cafile=broker.ca_file)
-        context.minimum_version = ssl.TLSVersion.TLSv1_2
-        if broker.certificate_file is not None:
+    except OSError as error:
+        raise _unusable(f"ca_file {broker.ca_file}", error) from error
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    if broker.certificate_file is not None:
 
-            def no_passphrase() -> str:
-                raise ValueError  # otherwise OpenSSL asks on the terminal
+        def no_passphrase() -> str:
+            raise ValueError  # otherwise OpenSSL asks on the terminal
 
+        try:
             context.load_cert_chain(broker.certificate_file, broker.key_file, password=no_passphrase)
-    except (OSError, ValueError) as error:  # ssl.SSLError is an OSError
-        reason = getattr(error, "reason", None) or getattr(error, "strerror", None) or "its key has a passphrase"
-        raise RelayRefused(
-            f"The TLS files for {broker} cannot be used: {reason}.",
-            hint="Check ca_file, certificate_file and key_file: PEM, readable, the key without passphrase.",
-        ) from error
+        except (OSError, ValueError) as error:  # ssl.SSLError is an OSError
+            files = f"certificate_file {broker.certificate_file}, with key_file {broker.key_file},"
+            raise _unusable(files, error) from error
     return context
+
+
+def _unusable(files: str, error: OSError | ValueError) -> RelayRefused:
+    if isinstance(error, ssl.SSLError):
+        reason = f"OpenSSL says {error.reason}" if error.reason else "it is not in PEM"
+    elif isinstance(error, OSError):
+        reason = f"{error.strerror}"
+    else:
+        reason = "the key has a passphrase"
+    return RelayRefused(
+        f"The {files} cannot be used: {reason}.",
+        hint="It must be PEM, readable for this user, and a key without passphrase.",
+    )

@@ -28,6 +28,7 @@ def policies_line(broker: BrokerAddress, name: str) -> str:
     policies, operator = (ctl(each, vhost=broker.vhost) for each in ("list_policies", "list_operator_policies"))
     return (
         f"{ctl('list_queues', 'name', 'policy', 'arguments', vhost=broker.vhost)} | grep {name}; {policies}; {operator}"
+        "   # find the limit, then: clear_policy or clear_operator_policy, or delete a queue whose arguments have it"
     )
 
 
