@@ -89,6 +89,20 @@ def let(node: RabbitNode, needs: Wanted, *, write: str = "", read: str = "", key
     node.ctl("set_topic_permissions", "-p", VHOST, "mercy", needs.names.exchange, keys, "^$")
 
 
+def let_declare(node: RabbitNode, needs: Wanted, *, lacks: str = "") -> BrokerAddress:
+    """Give mercy the rights of a peer that makes its own inbox, but for one; return its address."""
+    exchange = needs.names.exchange.replace(".", r"\.")
+    inbox = rf"|^{exchange}\.mercy$"
+    node.ctl(
+        *("set_permissions", "-p", VHOST, "mercy", inbox.removeprefix("|")),
+        f"^{exchange}${'' if lacks == 'write' else inbox}",
+        rf"^{exchange}\.weights${inbox}{'' if lacks == 'read' else f'|^{exchange}$'}",
+    )
+    keys = ("^(basel|mercy|weights)$", "^$" if lacks == "topic" else "^mercy$")
+    node.ctl("set_topic_permissions", "-p", VHOST, "mercy", needs.names.exchange, *keys)
+    return dataclasses.replace(as_mercy(node), declare=True)
+
+
 def state_of(node: RabbitNode) -> str:
     """Everything in the vhost that a check could have changed."""
     return "".join(
@@ -301,6 +315,63 @@ def test_an_inbox_that_is_bound_to_nothing(node: RabbitNode, needs: Wanted) -> N
     # A peer that declares binds its inbox when it starts.
     warning = of(look(as_guest(node), needs, thorough=False), "warn")["round trip"]
     assert "binds its inbox" in warning.todo
+
+
+TO_BIND = ("write", "read", "topic")  # the rights that it takes
+
+
+@pytest.mark.parametrize("lacks", TO_BIND)
+@pytest.mark.parametrize("thorough", [True, False])
+def test_an_inbox_that_the_peer_may_make_and_not_bind(
+    node: RabbitNode, needs: Wanted, lacks: str, thorough: bool
+) -> None:
+    make(node, needs)
+    with node.channel(VHOST) as channel:
+        channel.queue_delete(needs.names.queue("mercy"))
+    before = state_of(node)
+    findings = look(let_declare(node, needs, lacks=lacks), needs, thorough=thorough)
+    assert state_of(node) == before
+    assert of(findings, "fail").keys() == {"bind"}
+    assert "may not bind its inbox" in refused(findings).message
+    assert "made with --peers-declare" in refused(findings).hint
+    assert "sh plan/rabbitmqctl.sh" in refused(findings).hint
+
+
+@pytest.mark.parametrize("lacks", TO_BIND)
+@pytest.mark.parametrize("thorough", [True, False])
+def test_an_inbox_that_is_there_and_that_the_peer_may_not_bind(
+    node: RabbitNode, needs: Wanted, lacks: str, thorough: bool
+) -> None:
+    """It will do where somebody has bound it."""
+    make(node, needs)
+    broker = let_declare(node, needs, lacks=lacks)
+    assert not of(look(broker, needs, thorough=thorough), "fail")
+    with node.channel(VHOST) as channel:
+        channel.queue_unbind(needs.names.queue("mercy"), needs.names.exchange, "mercy")
+    findings = look(broker, needs, thorough=thorough)
+    assert of(findings, "fail").keys() == {"bind"}
+    assert "may not bind its inbox" in refused(findings).message
+    assert waiting(node, needs) == 0
+
+
+@pytest.mark.parametrize("thorough", [True, False])
+def test_an_inbox_that_the_peer_may_make_and_bind(node: RabbitNode, needs: Wanted, thorough: bool) -> None:
+    make(node, needs)
+    with node.channel(VHOST) as channel:
+        channel.queue_delete(needs.names.queue("mercy"))
+    findings = look(let_declare(node, needs), needs, thorough=thorough)
+    assert not of(findings, "fail")
+    assert "may bind" in of(findings, "pass")["bind"].says
+
+
+def test_an_inbox_that_the_peer_neither_makes_nor_binds(node: RabbitNode, needs: Wanted) -> None:
+    """With `declare` the peer binds what it may make, and nothing else."""
+    make(node, needs)
+    with node.channel(VHOST) as channel:
+        channel.queue_unbind(needs.names.queue("mercy"), needs.names.exchange, "mercy")
+    let(node, needs)
+    findings = look(dataclasses.replace(as_mercy(node), declare=True), needs, thorough=False)
+    assert "no binding with 'mercy'" in refused(findings).message
 
 
 def as_mercy_with_rights(node: RabbitNode, needs: Wanted) -> BrokerAddress:

@@ -114,6 +114,26 @@ def test_an_inbox_to_which_nothing_leads_ends_it(
 
 
 @pytest.mark.rabbitmq
+def test_an_inbox_that_it_could_make_and_not_bind_ends_it(
+    rabbit: RabbitNode, inbox: str, folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a plan with --peers-declare, where the permission for topics was left out."""
+    monkeypatch.setenv("FEW", "the password of few")
+    with rabbit.channel() as channel:
+        channel.queue_delete(inbox)
+    rabbit.add_user("few", "the password of few", configure=f"^{inbox}$")
+    rabbit.ctl("set_topic_permissions", "few", inbox.removesuffix(".mercy"), ".*", "^$")
+    try:
+        code, message, hint = started(capsys, rabbit.url("few"), "--broker-password-env", "FEW")
+    finally:
+        rabbit.delete_user("few")
+    assert code == exit_codes.RELAY
+    assert f"may not bind its inbox {inbox}" in message
+    assert "made with --peers-declare" in hint
+    assert "For the broker's administrator: sh plan/rabbitmqctl.sh" in hint
+
+
+@pytest.mark.rabbitmq
 def test_a_broker_that_is_full_is_told_and_waited_for(
     rabbit: RabbitNode, inbox: str, folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -9,7 +9,7 @@ from typing import Final
 from ppdl_mq.config import limits
 from ppdl_mq.config.broker import BrokerAddress
 from ppdl_mq.errors import RelayError
-from ppdl_mq.transport.findings import Finding, Wanted
+from ppdl_mq.transport.findings import Finding, Wanted, verdict
 from ppdl_mq.transport.rabbitmq.adapter import RabbitMQTransport
 from ppdl_mq.transport.rabbitmq.doctor import judgement, probes, queues, rights, sizes
 from ppdl_mq.transport.rabbitmq.doctor.login import log_in, mechanism
@@ -93,8 +93,11 @@ def _inside(session: Session, broker: BrokerAddress, wanted: Wanted | None, *, t
         yield from rights.reading(session, broker, wanted)
         for address in wanted.own_addresses:
             yield from queues.queue(session, broker, wanted, address)
+        bound = list(rights.binding(session, broker, wanted))
+        yield from bound
         if thorough:
-            if probes.is_there(session, wanted.names.queue(wanted.me)).missing and broker.declare:
+            is_missing = probes.is_there(session, wanted.names.queue(wanted.me)).missing
+            if broker.declare and is_missing and verdict(bound) != "fail":
                 yield _make_inbox(broker, wanted)
             yield queues.others(session, wanted)
             yield from rights.too_wide(session, broker, wanted)

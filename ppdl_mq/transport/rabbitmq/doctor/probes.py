@@ -64,7 +64,7 @@ def publish_refused(session: Session, exchange: str, key: str, size_bytes: int =
 
 
 def may_bind(session: Session, queue: str, exchange: str, key: str) -> bool:
-    """Tell whether we may bind a queue to a key: asks to remove a binding that does not exist."""
+    """Tell whether we may bind a queue, there or not, to a key: asks to remove a binding that does not exist."""
     arguments = {"ppdl-mq-check": new_word()}
     return not session.ask(lambda channel: channel.queue_unbind(queue, exchange, key, arguments)).denied
 

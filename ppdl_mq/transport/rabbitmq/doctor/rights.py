@@ -8,7 +8,7 @@ from ppdl_mq.config.broker import BrokerAddress
 from ppdl_mq.transport.address import WEIGHTS
 from ppdl_mq.transport.findings import Finding, Wanted
 from ppdl_mq.transport.rabbitmq.doctor import probes
-from ppdl_mq.transport.rabbitmq.doctor.lines import ctl, rights_line, topics_line, user_of
+from ppdl_mq.transport.rabbitmq.doctor.lines import ctl, plan_line, rights_line, topics_line, user_of
 from ppdl_mq.transport.rabbitmq.doctor.session import Session
 
 _ASK = "Ask the broker's administrator for it."
@@ -35,6 +35,33 @@ def reading(session: Session, broker: BrokerAddress, wanted: Wanted) -> Iterator
                 todo=_ASK,
                 line=_least(session, broker, wanted),
             )
+
+
+def binding(session: Session, broker: BrokerAddress, wanted: Wanted) -> Iterator[Finding]:
+    """Look, where the peer makes its own inbox, whether it may bind that, too; changes nothing, and needs no inbox.
+
+    One that exists may be bound already, by an administrator: without the right a round trip tells.
+    """
+    names, me = wanted.names, wanted.me
+    inbox = names.queue(me)
+    if not broker.declare or not probes.may_make_queue(session, inbox):
+        return
+    if probes.may_bind(session, inbox, names.exchange, me):
+        yield Finding(check="bind", result="pass", says=f"This user may bind {inbox} to {names.exchange}.")
+    elif probes.is_there(session, inbox).missing:
+        yield unbindable(inbox, names.exchange, me)
+
+
+def unbindable(inbox: str, exchange: str, key: str) -> Finding:
+    """Say that a peer could make its inbox, and would wait in it without an end."""
+    return Finding(
+        check="bind",
+        result="fail",
+        says=f"This user may not bind its inbox {inbox} to {exchange} with the key {key!r}: no message would reach it.",
+        todo="That takes write on the inbox, read on the exchange, and to read the key as a topic. Ask the broker's "
+        "administrator to set up the trial's plan, made with --peers-declare.",
+        line=plan_line(),
+    )
 
 
 def too_wide(session: Session, broker: BrokerAddress, wanted: Wanted) -> Iterator[Finding]:

@@ -23,6 +23,7 @@ from ppdl_mq.transport.findings import Finding, Wanted
 from ppdl_mq.transport.rabbitmq.check_message import MARK, SMALL
 from ppdl_mq.transport.rabbitmq.doctor import probes
 from ppdl_mq.transport.rabbitmq.doctor.lines import ctl, plan_line, policies_line
+from ppdl_mq.transport.rabbitmq.doctor.rights import unbindable
 from ppdl_mq.transport.rabbitmq.doctor.session import Blocked, Late, Session
 from ppdl_mq.transport.rabbitmq.errors import channel_error
 
@@ -66,7 +67,7 @@ def round_trip(session: Session, broker: BrokerAddress, wanted: Wanted | None, c
         return
     what = f"{_chunks(chunk_bytes)} chunks of {chunk_bytes} bytes"
     with session.within(_LONG_S):
-        finding = _tried(channel, way, broker, what, lambda: _measure(channel, way, broker, chunk_bytes))
+        finding = _tried(session, channel, way, broker, what, lambda: _measure(channel, way, broker, chunk_bytes))
     yield finding
 
 
@@ -82,13 +83,18 @@ def short_trip(session: Session, broker: BrokerAddress, wanted: Wanted) -> Itera
         return
     what = f"{_SMALL} small messages"
     with session.within(_SOON_S):
-        finding = _tried(channel, way, broker, what, lambda: _pass_through(channel, way, broker))
+        finding = _tried(session, channel, way, broker, what, lambda: _pass_through(channel, way, broker))
     if finding.result in ("warn", "fail"):
         yield finding
 
 
 def _tried(
-    channel: BlockingChannel, way: _Way, broker: BrokerAddress, what: str, sends: Callable[[], Finding]
+    session: Session,
+    channel: BlockingChannel,
+    way: _Way,
+    broker: BrokerAddress,
+    what: str,
+    sends: Callable[[], Finding],
 ) -> Finding:
     """Send, turn whatever comes in between into a finding, and leave nothing of ours in the queue."""
     try:
@@ -112,6 +118,8 @@ def _tried(
             line="rabbitmq-diagnostics cluster_status",
             passes=True,
         )
+    except amqp.UnroutableError:
+        finding = _unroutable(session, way, broker)
     except amqp.AMQPError as error:
         finding = _fault(error, way, broker, what)
     if finding.result != "pass" and channel.is_open:
@@ -120,22 +128,23 @@ def _tried(
     return finding
 
 
-def _fault(error: amqp.AMQPError, way: _Way, broker: BrokerAddress, what: str) -> Finding:
-    if isinstance(error, amqp.UnroutableError) and broker.declare:
-        return Finding(
-            check="round trip",
-            result="warn",
-            says=f"The exchange {way.exchange} leads no message to {way.queue}: there is no binding with {way.key!r}.",
-            todo="The peer binds its inbox when it starts.",
-        )
-    if isinstance(error, amqp.UnroutableError):
+def _unroutable(session: Session, way: _Way, broker: BrokerAddress) -> Finding:
+    """Say what an inbox that is not bound means: a peer binds only what it may also make."""
+    says = f"The exchange {way.exchange} leads no message to {way.queue}: there is no binding with {way.key!r}."
+    if not broker.declare or not probes.may_make_queue(session, way.queue):
         return Finding(
             check="round trip",
             result="fail",
-            says=f"The exchange {way.exchange} leads no message to {way.queue}: there is no binding with {way.key!r}.",
+            says=says,
             todo="Ask the broker's administrator to set up the trial's plan; of two sites, each its own part.",
             line=plan_line(),
         )
+    if not probes.may_bind(session, way.queue, way.exchange, way.key):
+        return unbindable(way.queue, way.exchange, way.key)
+    return Finding(check="round trip", result="warn", says=says, todo="The peer binds its inbox when it starts.")
+
+
+def _fault(error: amqp.AMQPError, way: _Way, broker: BrokerAddress, what: str) -> Finding:
     if isinstance(error, amqp.NackError):
         return Finding(
             check="round trip",
