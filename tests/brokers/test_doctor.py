@@ -317,6 +317,23 @@ def test_an_inbox_that_is_bound_to_nothing(node: RabbitNode, needs: Wanted) -> N
     assert "binds its inbox" in warning.todo
 
 
+def test_where_nothing_can_be_read_nothing_is_sent(node: RabbitNode, needs: Wanted) -> None:
+    make(node, needs)
+    let(node, needs, read=rf"^{needs.names.exchange}\.weights$")
+    for thorough in (True, False):
+        assert of(look(as_mercy(node), needs, thorough=thorough), "fail").keys() == {"read inbox"}
+        assert waiting(node, needs) == 0
+
+
+def test_an_inbox_that_can_only_be_subscribed_to_keeps_nothing_of_the_check(node: RabbitNode, needs: Wanted) -> None:
+    make(node, needs, **{"x-queue-type": "quorum", "x-single-active-consumer": True})
+    for thorough in (True, False):
+        findings = look(as_mercy_with_rights(node, needs), needs, thorough=thorough)
+        assert "single active consumer" in of(findings, "fail")["round trip"].says
+        assert "single active consumer" in refused(findings).message
+        assert waiting(node, needs) == 0
+
+
 TO_BIND = ("write", "read", "topic")  # the rights that it takes
 
 

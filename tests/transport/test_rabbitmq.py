@@ -11,12 +11,14 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import pika
 import pytest
 
 from ppdl_mq.config.broker import BrokerAddress
 from ppdl_mq.errors import InboxTaken, NotTaken, RelayError, RelayLost, RelayRefused, RelayUnreachable, Unroutable
-from ppdl_mq.transport.base import Transport
+from ppdl_mq.transport.base import MAX_HELD, Transport
 from ppdl_mq.transport.opening import open_transport
+from ppdl_mq.transport.rabbitmq.check_message import MARK, SMALL
 from tests.rabbit import RabbitNode
 from tests.transport.relays import SOON_S, bodies, eventually, new_trial, rabbit_address, receive_all, subscribe_soon
 
@@ -193,6 +195,23 @@ def test_a_full_queue_refuses_and_says_so(rabbit: RabbitNode, transport: Transpo
         assert type(caught.value) is NotTaken
     finally:
         rabbit.ctl("clear_policy", trial)
+
+
+def test_what_a_check_left_in_the_inbox_is_taken_off_it_and_not_handed_out(
+    rabbit: RabbitNode, transport: Transport, trial: str
+) -> None:
+    with rabbit.channel() as channel:
+        for number in range(2 * MAX_HELD):  # more than are handed out without an acknowledgement
+            body = SMALL if number != MAX_HELD else b"sealed"
+            channel.basic_publish(f"test.{trial}", "a", body, pika.BasicProperties(type=MARK, delivery_mode=2))
+    transport.subscribe("a")
+    (delivery,) = receive_all(transport, 1)
+    assert delivery.body == b"sealed"
+    assert transport.receive(0.2) is None
+    transport.ack([delivery])
+    with rabbit.channel() as channel:  # neither waits there nor is held
+        transport.close()
+        eventually(lambda: channel.queue_declare(f"test.{trial}.a", passive=True).method.message_count, 0)
 
 
 def test_the_inbox_being_deleted_ends_receiving(transport: Transport) -> None:

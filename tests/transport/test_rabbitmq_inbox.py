@@ -6,10 +6,12 @@ from concurrent.futures import Future
 from types import SimpleNamespace
 from typing import Any, cast
 
+import pika
 import pytest
 
 from ppdl_mq.errors import RelayLost
 from ppdl_mq.transport.base import MAX_HELD, Delivery
+from ppdl_mq.transport.rabbitmq.check_message import MARK, SMALL
 from ppdl_mq.transport.rabbitmq.inbox import Inbox
 from ppdl_mq.transport.rabbitmq.link import Link
 
@@ -19,6 +21,12 @@ class Channel:
 
     is_open = True
     push: Any = None  # what the inbox wants to be called with each message
+
+    def __init__(self) -> None:
+        self.acknowledged: list[int] = []
+
+    def basic_ack(self, delivery_tag: int) -> None:
+        self.acknowledged.append(delivery_tag)
 
     def queue_declare(self, queue: str, *, passive: bool, callback: Any) -> None:
         consumers = 0 if self.push is None else 1
@@ -72,7 +80,11 @@ def inbox(link: Connected) -> Inbox:
 
 def push(link: Connected, count: int) -> None:
     for number in range(count):
-        link.channel.push(link.channel, SimpleNamespace(delivery_tag=number), None, b"%d" % number)
+        hand_out(link, number, b"%d" % number)
+
+
+def hand_out(link: Connected, number: int, body: bytes, kind: str | None = None) -> None:
+    link.channel.push(link.channel, SimpleNamespace(delivery_tag=number), pika.BasicProperties(type=kind), body)
 
 
 def test_as_many_as_were_asked_for(link: Connected, inbox: Inbox) -> None:
@@ -88,3 +100,16 @@ def test_a_broker_that_disregards_prefetch_is_left(link: Connected, inbox: Inbox
     for _ in range(2):  # for good: what it pushed is dropped
         with pytest.raises(RelayLost):
             inbox.receive(timeout_s=0)
+
+
+def test_only_the_one_byte_of_a_check_is_dropped(link: Connected, inbox: Inbox) -> None:
+    """A flood of it fills nothing, either."""
+    for number in range(2 * MAX_HELD):
+        hand_out(link, number, SMALL, MARK)
+    others = ((MARK, b"weights"), (MARK, b""), (None, SMALL), ("other", SMALL))
+    for number, (kind, body) in enumerate(others, start=1000):
+        hand_out(link, number, body, kind)
+    assert link.channel.acknowledged == list(range(2 * MAX_HELD))
+    received = [inbox.receive(timeout_s=0) for _ in others]
+    assert [each.body for each in received if each] == [b"weights", b"", SMALL, SMALL]
+    assert inbox.receive(timeout_s=0) is None

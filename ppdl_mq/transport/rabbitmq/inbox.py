@@ -7,10 +7,12 @@ from collections import deque
 from concurrent.futures import Future
 from typing import Any
 
+import pika
 from pika.channel import Channel
 
 from ppdl_mq.errors import InboxTaken, RelayError, RelayLost
 from ppdl_mq.transport.base import MAX_HELD, Delivery
+from ppdl_mq.transport.rabbitmq.check_message import says_nothing
 from ppdl_mq.transport.rabbitmq.errors import channel_error
 from ppdl_mq.transport.rabbitmq.lane import Lane
 from ppdl_mq.transport.rabbitmq.link import Link, give
@@ -87,7 +89,10 @@ class Inbox:
             self._arrived.clear()
             self._changed.notify_all()
 
-    def _on_message(self, channel: Channel, method: Any, _: object, body: bytes) -> None:
+    def _on_message(self, channel: Channel, method: Any, properties: pika.BasicProperties, body: bytes) -> None:
+        if says_nothing(properties, body):  # left by a check that was cut short; no message of the trial
+            channel.basic_ack(method.delivery_tag)
+            return
         with self._changed:
             if len(self._arrived) < MAX_HELD:
                 self._arrived.append(Delivery(body, (channel, method.delivery_tag)))

@@ -99,6 +99,7 @@ def _tried(
     """Send, turn whatever comes in between into a finding, and leave nothing of ours in the queue."""
     try:
         channel.confirm_delivery()
+        _fetch_nothing(channel, way)
         finding = sends()
     except _Foreign:
         finding = Finding(
@@ -247,6 +248,14 @@ def _take_back(channel: BlockingChannel, way: _Way) -> None:
             foreign.append(method.delivery_tag)
     for tag in foreign:
         channel.basic_nack(tag, requeue=True)
+
+
+def _fetch_nothing(channel: BlockingChannel, way: _Way) -> None:
+    """Fetch from the empty queue before the first message is sent: some queues refuse it, and would keep ours."""
+    found: Any = channel.basic_get(way.queue)
+    if found[0] is not None:
+        channel.basic_nack(found[0].delivery_tag, requeue=True)
+        raise _Foreign
 
 
 def _send(channel: BlockingChannel, way: _Way, body: bytes, mark: str) -> None:
