@@ -334,6 +334,17 @@ def test_an_inbox_that_can_only_be_subscribed_to_keeps_nothing_of_the_check(node
         assert waiting(node, needs) == 0
 
 
+def test_a_stream_whose_type_does_not_show(node: RabbitNode, needs: Wanted) -> None:
+    make(node, needs, **{"x-queue-type": "stream"})
+    for thorough in (True, False):
+        findings = look(as_mercy_with_rights(node, needs), needs, thorough=thorough)
+        failure = of(findings, "fail")["round trip"]
+        assert "not supported by stream queues" in failure.says
+        assert failure.line.startswith(f"rabbitmqctl list_queues -p {VHOST} name type arguments | grep ")
+        assert "a type from which peers cannot fetch" in refused(findings).message
+        assert waiting(node, needs) == 0
+
+
 TO_BIND = ("write", "read", "topic")  # the rights that it takes
 
 

@@ -134,6 +134,20 @@ def test_an_inbox_that_it_could_make_and_not_bind_ends_it(
 
 
 @pytest.mark.rabbitmq
+def test_a_stream_as_inbox_ends_it(
+    rabbit: RabbitNode, inbox: str, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with rabbit.channel() as channel:
+        channel.queue_delete(inbox)
+        channel.queue_declare(inbox, durable=True, arguments={"x-queue-type": "stream"})
+        channel.queue_bind(inbox, inbox.removesuffix(".mercy"), "mercy")
+    code, message, hint = started(capsys, rabbit.url(), "--no-declare")
+    assert code == exit_codes.RELAY
+    assert f"The queue {inbox} is of a type from which peers cannot fetch" in message
+    assert f"list_queues -p / name type arguments | grep {inbox}" in hint
+
+
+@pytest.mark.rabbitmq
 def test_a_broker_that_is_full_is_told_and_waited_for(
     rabbit: RabbitNode, inbox: str, folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -33,6 +33,7 @@ _MOST_CHUNKS: Final = 32
 _PATIENCE_S: Final = 10.0
 _SOON_S: Final = 20.0  # more than _PATIENCE_S: a limit for small messages
 _LONG_S: Final = 300.0  # and for chunks over a slow line
+_NOT_IMPLEMENTED: Final = 540  # what a stream says to a fetch, and closes the connection
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,6 +155,14 @@ def _fault(error: amqp.AMQPError, way: _Way, broker: BrokerAddress, what: str) -
             todo="It must hold one round of messages of all peers. Have the limit raised.",
             line=f"{ctl('list_queues', 'name', 'policy', 'arguments', vhost=broker.vhost)} | grep {way.queue}",
             passes=True,
+        )
+    if isinstance(error, amqp.ConnectionClosedByBroker) and error.reply_code == _NOT_IMPLEMENTED:
+        return Finding(
+            check="round trip",
+            result="fail",
+            says=f"The queue {way.queue} is of a type from which peers cannot fetch: {error.reply_text}.",
+            todo="Ask the administrator to remove it, and to declare it anew as a quorum or classic queue.",
+            line=f"{ctl('list_queues', 'name', 'type', 'arguments', vhost=broker.vhost)} | grep {way.queue}",
         )
     fault = channel_error(error, way.key)
     return Finding(
