@@ -254,6 +254,9 @@ def test_what_the_peer_makes_itself_is_made_by_the_check_alone_not_before_a_run(
         ({"x-max-length-bytes": 10**6, "x-overflow": "drop-head"}, "beyond 1000000 (max-length-bytes)"),
         ({"x-queue-type": "quorum", "x-delivery-limit": 3}, "handed out 3 times"),
         ({"x-queue-type": "stream"}, "is a stream"),
+        ({"x-single-active-consumer": True}, "one consumer at a time (x-single-active-consumer)"),
+        ({"x-queue-type": "quorum", "x-single-active-consumer": True}, "(x-single-active-consumer)"),
+        ({"x-message-ttl": 5000, "x-single-active-consumer": False}, "dropped after 5000 ms"),
     ],
 )
 def test_a_queue_with_arguments_that_lose_messages(

@@ -45,3 +45,11 @@ def test_a_limit_in_bytes_is_right_from_what_the_plan_says_on(
 def test_a_limit_that_drops_is_a_failure_however_large() -> None:
     looks = judge_queue(BROKER, "q", {"max-length-bytes": LARGE}, from_policy=True, enough_bytes=1000)
     assert [each.result for each in looks] == ["fail"]
+
+
+@pytest.mark.parametrize(("value", "fails"), [(True, True), (False, False)])
+def test_a_queue_that_serves_one_consumer_at_a_time_is_a_failure(value: bool, fails: bool) -> None:
+    (finding,) = judge_queue(BROKER, "q", {"x-single-active-consumer": value}, from_policy=False)
+    assert finding.result == ("fail" if fails else "pass")
+    assert ("x-single-active-consumer" in finding.says) is fails
+    assert ("delete_queue" in finding.line) is fails

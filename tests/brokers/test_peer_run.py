@@ -148,6 +148,20 @@ def test_a_stream_as_inbox_ends_it(
 
 
 @pytest.mark.rabbitmq
+def test_an_inbox_that_serves_one_consumer_at_a_time_ends_it(
+    rabbit: RabbitNode, inbox: str, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with rabbit.channel() as channel:
+        channel.queue_delete(inbox)
+        channel.queue_declare(inbox, durable=True, arguments={"x-single-active-consumer": True})
+        channel.queue_bind(inbox, inbox.removesuffix(".mercy"), "mercy")
+    code, message, hint = started(capsys, rabbit.url())
+    assert code == exit_codes.RELAY
+    assert f"The queue {inbox} serves one consumer at a time (x-single-active-consumer)" in message
+    assert f"For the broker's administrator: rabbitmqctl delete_queue -p / {inbox}" in hint
+
+
+@pytest.mark.rabbitmq
 def test_a_broker_that_is_full_is_told_and_waited_for(
     rabbit: RabbitNode, inbox: str, folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -57,12 +57,12 @@ def judge_queue(
             if from_policy
             else ctl("delete_queue", name, vhost=broker.vhost),
         )
-    if said.get("queue-type") == "stream":
-        losses.append("stream")
+    for what in _unreadable(said):
+        losses.append(what)
         yield Finding(
             check=check,
             result="fail",
-            says=f"The queue {name} is a stream: it keeps what was read, and peers cannot fetch from it.",
+            says=f"The queue {name} {what}.",
             todo="Ask the administrator to remove it, and to declare it anew as a quorum or classic queue.",
             line=ctl("delete_queue", name, vhost=broker.vhost),
         )
@@ -108,6 +108,16 @@ def _losses(said: Mapping[str, Any]) -> Iterator[str]:
     for key in ("max-length", "max-length-bytes"):
         if key in said and overflow != "reject-publish":
             yield f"that beyond {said[key]} ({key}) messages are dropped ({overflow})"
+
+
+def _unreadable(said: Mapping[str, Any]) -> Iterator[str]:
+    if said.get("queue-type") == "stream":
+        yield "is a stream: it keeps what was read, and peers cannot fetch from it"
+    if said.get("single-active-consumer") is True:
+        yield (
+            "serves one consumer at a time (x-single-active-consumer), which refuses what peers ask for: to be its "
+            "only reader, or to fetch"
+        )
 
 
 def _refusals(check: str, name: str, said: Mapping[str, Any], enough_bytes: int | None) -> Iterator[Finding]:

@@ -151,7 +151,9 @@ def _value(said: str) -> Any:
         return None
     match = _VALUE.match(said)
     text = match[1] if match else said
-    is_number = match is not None and match[2] not in (None, "longstr", "shortstr", "bool")
+    if match is not None and match[2] == "bool":
+        return text == "true"
+    is_number = match is not None and match[2] not in (None, "longstr", "shortstr")
     return int(text) if is_number and re.fullmatch(r"-?\d+", text) else text
 
 
