@@ -281,6 +281,13 @@ class TestTopology:
             second.publish("a", [b"x"])
             assert first.get("a").body == b"x"
 
+    def test_a_queue_of_another_type_is_bound_as_well(self, rabbit: RabbitNode, trial: str) -> None:
+        with opened(rabbit, trial) as transport, rabbit.channel() as channel:
+            channel.queue_declare(f"test.{trial}.a", durable=True)
+            transport.declare("a")
+            transport.publish("a", [b"x"])
+            assert transport.get("a").body == b"x"
+
     @pytest.mark.parametrize("arguments", [{"x-message-ttl": 1000}, {"x-expires": 60000}, {"x-max-length": 5}])
     def test_a_queue_that_loses_messages_is_refused(
         self, rabbit: RabbitNode, trial: str, arguments: dict[str, int]

@@ -88,8 +88,9 @@ class Topology:
         self._call(address, lambda channel, done: channel.exchange_declare(exchange, passive=True, callback=done))
 
     def _ensure_queue(self, address: str) -> bool:
-        """Return whether we may have made it, and so should bind it."""
+        """Return whether we may make it, and so should bind it."""
         queue = self._names.queue(address)
+        may_make = False
         if self._declare:
             try:
                 self._ask(
@@ -105,6 +106,7 @@ class Topology:
                             f"The queue {queue!r} exists with arguments that lose messages: {error.reply_text}.",
                             hint=f"The administrator can: rabbitmqctl delete_queue {queue}; policies may set limits.",
                         ) from error
+                    may_make = True  # the right is looked at first
                 elif not is_code(error, _MISSING_RIGHT):
                     raise channel_error(error, address) from error
         try:
@@ -118,7 +120,7 @@ class Topology:
                     f"The queue {queue!r} does not exist, and this user may not make it.", hint=hint
                 ) from error
             raise channel_error(error, address) from error
-        return False
+        return may_make
 
     def _bind(self, address: str) -> None:
         queue = self._names.queue(address)
