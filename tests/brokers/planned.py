@@ -86,6 +86,10 @@ class PlannedTrial:
         user = self.users[peer]
         return is_refused(self.node, self.vhost, user, password(user), action)
 
+    def waiting(self) -> dict[str, str]:
+        """Return how many messages wait in each queue of the vhost, as counted every 5 s."""
+        return dict(line.split("\t") for line in self.listed("list_queues", "name", "messages"))
+
     def listed(self, command: str, *columns: str) -> list[str]:
         """Return the sorted lines that a `list_` command of rabbitmqctl has about the vhost."""
         said = self.node.ctl(command, "--vhost", self.vhost, "--silent", "--no-table-headers", *columns)
