@@ -49,3 +49,6 @@ def check_relay(broker: BrokerAddress, manifest: Manifest, me: str) -> None:
         if finding.result == "warn" or (finding.result == "fail" and finding.passes):
             log.warning("the relay: %s %s", finding.says, finding.advice)
     refuse_failures(findings)
+    if any(finding.check == "login" and finding.result == "pass" for finding in findings):
+        hidden = ["policies", *(finding.check for finding in findings if finding.result == "unknown")]
+        log.info("the relay: AMQP does not show %s; ask with the lines of `ppdl-mq relay check`", ", ".join(hidden))

@@ -307,6 +307,18 @@ def test_a_broker_that_takes_less_than_a_chunk(node: RabbitNode, needs: Wanted) 
     assert f"max_message_size = {MAX_MESSAGE_BYTES + 1}" in str(refused(findings))
 
 
+def test_a_broker_that_takes_no_chunk_of_any_trial(node: RabbitNode, needs: Wanted) -> None:
+    node.ctl("eval", "application:set_env(rabbit, max_message_size, 1000).")
+    try:
+        findings = look(as_guest(node), needs, thorough=False)
+    finally:
+        node.ctl("eval", f"application:set_env(rabbit, max_message_size, {MAX_MESSAGE_BYTES}).")
+    failure = of(findings, "fail")["message size"]
+    assert "of 1000 bytes at most; the smallest chunks have 4096" in failure.says
+    assert "chunk_bytes" not in failure.todo
+    assert failure.line.startswith(f"max_message_size = {needs.chunk_bytes} ")
+
+
 def test_an_inbox_that_is_bound_to_nothing(node: RabbitNode, needs: Wanted) -> None:
     make(node, needs)
     with node.channel(VHOST) as channel:

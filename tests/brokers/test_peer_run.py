@@ -181,11 +181,31 @@ def test_a_broker_that_is_full_is_told_and_waited_for(
 
 @pytest.mark.rabbitmq
 def test_a_relay_that_is_in_order_lets_it_come_to_its_data(
-    rabbit: RabbitNode, folder: Path, capsys: pytest.CaptureFixture[str]
+    rabbit: RabbitNode, folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    said: list[str] = []
+    monkeypatch.setattr(preflight.log, "info", lambda text, *values: said.append(text % values))
     code, message, _ = started(capsys, rabbit.url())
     assert code == exit_codes.WORK
     assert "there-is-no-such-file.csv" in message
+    (told,) = said
+    assert "AMQP does not show policies; " in told
+
+
+@pytest.mark.rabbitmq
+def test_what_could_not_be_looked_at_is_named(
+    rabbit: RabbitNode, inbox: str, folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A time to live of an hour, in arguments that only the queue's maker may see, passes every other question."""
+    with rabbit.channel() as channel:
+        channel.queue_delete(inbox)
+        channel.queue_declare(inbox, durable=True, arguments={"x-message-ttl": 3_600_000})
+        channel.queue_bind(inbox, inbox.removesuffix(".mercy"), "mercy")
+    said: list[str] = []
+    monkeypatch.setattr(preflight.log, "info", lambda text, *values: said.append(text % values))
+    started(capsys, rabbit.url(), "--no-declare")
+    (told,) = said
+    assert "AMQP does not show policies, inbox arguments, weights arguments; " in told
 
 
 def test_a_peer_that_resumes_does_not_look(

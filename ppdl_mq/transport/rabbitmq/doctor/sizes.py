@@ -12,7 +12,7 @@ from ppdl_mq.transport.rabbitmq.doctor import probes
 from ppdl_mq.transport.rabbitmq.doctor.session import Reply, Session
 
 _LIMIT: Final = re.compile(r"message size \d+ is larger than (?:configured )?max size (\d+)")
-_STEP: Final = 4096  # the advice is a multiple of it
+_STEP: Final = limits.MIN_CHUNK_BYTES  # the advice is a multiple of it
 
 
 def largest(session: Session, chunk_bytes: int | None, *, exchange: str, thorough: bool) -> Iterator[Finding]:
@@ -58,7 +58,18 @@ def _limit(refused: Reply, size_bytes: int) -> int | None:
 
 
 def _limited(limit: int, chunk_bytes: int | None) -> Finding:
-    advice = max(limit // _STEP * _STEP, limits.MIN_CHUNK_BYTES)
+    needed = chunk_bytes or limits.USUAL_CHUNK_BYTES
+    if limit < limits.MIN_CHUNK_BYTES:
+        return Finding(
+            check="message size",
+            result="fail",
+            says=f"The broker takes messages of {limit} bytes at most; the smallest chunks have "
+            f"{limits.MIN_CHUNK_BYTES}.",
+            todo="No trial fits; have the limit raised.",
+            line=_raised(needed),
+            figures={"limit_bytes": limit},
+        )
+    advice = limit // _STEP * _STEP
     figures = {"limit_bytes": limit, "advised_chunk_bytes": advice}
     if chunk_bytes is not None and chunk_bytes > limit:
         return Finding(
@@ -66,7 +77,7 @@ def _limited(limit: int, chunk_bytes: int | None) -> Finding:
             result="fail",
             says=f"The broker takes messages of {limit} bytes at most; the trial's chunks have {chunk_bytes}.",
             todo=f"Agree on relay.chunk_bytes = {advice} or less in the manifest, or have the limit raised.",
-            line=f"max_message_size = {chunk_bytes}   # in rabbitmq.conf, bytes; then a restart",
+            line=_raised(needed),
             figures=figures,
         )
     fits = f"; relay.chunk_bytes = {advice} or less." if chunk_bytes is None else f"; the trial needs {chunk_bytes}."
@@ -76,3 +87,7 @@ def _limited(limit: int, chunk_bytes: int | None) -> Finding:
         says=f"The broker takes messages of {limit} bytes at most{fits}",
         figures=figures,
     )
+
+
+def _raised(limit: int) -> str:
+    return f"max_message_size = {limit}   # in rabbitmq.conf, bytes; then a restart"

@@ -109,7 +109,8 @@ def _not_verified(error: ssl.SSLCertVerificationError, node: Node) -> Finding:
             f"The issuer{issuer} of the certificate that {node.host} shows is not among {trusted}.",
             "Ask the broker's administrator for the CA's certificate and name it as ca_file under [broker] of "
             "peer.toml; compare its fingerprint over the telephone.",
-            "ssl_options.certfile = FILE   # in rabbitmq.conf: with the intermediate certificates, where there are any",
+            "openssl x509 -in CA -noout -subject -fingerprint -sha256   # of the CA that issued ssl_options.certfile: "
+            "send that file; the intermediate certificates, where there are any, belong into certfile",
         )
     return _fault(
         f"The certificate that {node.host} shows does not hold: {error.verify_message}.",
