@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import os
-import queue
-import signal
-import threading
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import click
 
@@ -16,6 +13,7 @@ from ppdl_mq.cli.fresh import fresh_option, start_afresh, yes_option
 from ppdl_mq.cli.passphrase import known_passphrase
 from ppdl_mq.cli.peer_orders import drop, leave
 from ppdl_mq.cli.peer_status import status
+from ppdl_mq.cli.signals import signals_end_it, stop_on_signals
 from ppdl_mq.cli.terminal import Terminal, json_option, log_format_option
 from ppdl_mq.config import writing
 from ppdl_mq.config.broker import BrokerAddress
@@ -43,13 +41,6 @@ PLUGINS = {
 
 
 _path = click.Path(path_type=Path)
-
-
-class Stoppable(Protocol):
-    """What a signal can stop."""
-
-    def stop(self) -> None:
-        """Ask it to stop soon."""
 
 
 @click.group()
@@ -174,17 +165,18 @@ def run(
     terminal.about |= {"trial": manifest.name, "trial_id": trial_id(manifest).hex(), "peer": me}
     if fresh:
         start_afresh(terminal, manifest, settings, identity, yes=yes)
-    from ppdl_mq.peer.running import run_peer  # imports torch
+    with signals_end_it():
+        from ppdl_mq.peer.running import run_peer  # imports torch
 
-    terminal.start_log(quiet=quiet)
-    model = run_peer(
-        manifest,
-        settings,
-        identity,
-        folder=config.absolute().parent,
-        on_ready=_stop_on_signals,
-        environment=os.environ,
-    )
+        terminal.start_log(quiet=quiet)
+        model = run_peer(
+            manifest,
+            settings,
+            identity,
+            folder=config.absolute().parent,
+            on_ready=stop_on_signals,
+            environment=os.environ,
+        )
     kept = model
     progress, signed = kept.parent / PROGRESS_NAME, kept.parent / LOG_NAME
     files = {"log": str(progress), "transcript": str(signed)}
@@ -219,25 +211,6 @@ def _own_identity(settings: PeerSettings) -> Identity:
     if is_sealed(settings.identity):
         passphrase = known_passphrase(settings.passphrase_env, settings.passphrase_file)
     return read_identity(settings.identity, passphrase=passphrase)
-
-
-def _stop_on_signals(runner: Stoppable) -> None:
-    """Let the first Ctrl-C or SIGTERM stop the peer after journalling, and the second of either end it at once."""
-    asked: queue.SimpleQueue[None] = queue.SimpleQueue()
-
-    def wait() -> None:
-        asked.get()
-        runner.stop()
-
-    def stop(_signal_number: int, _frame: object) -> None:
-        for each in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(each, signal.SIG_DFL)
-        # Nothing more here: a handler runs in the midst of anything, and a lock that is held there would never be free.
-        asked.put(None)
-
-    threading.Thread(target=wait, name="stopper", daemon=True).start()
-    signal.signal(signal.SIGINT, stop)
-    signal.signal(signal.SIGTERM, stop)
 
 
 def _quality(result: dict[str, Any]) -> str:

@@ -88,6 +88,8 @@ def status_text(found: dict[str, Any], *, now: float) -> str:
         lines += [f"  {words}: {', '.join(found[gone])}"] if found.get(gone) else []
     if found["not_there_yet"]:
         lines.append(f"  no inbox yet: {', '.join(found['not_there_yet'])}")
+    for name, fields in found["other_manifests"].items():
+        lines.append(f"  {name} had another manifest when it was last heard: {', '.join(fields)}")
     if found["refused"]:
         kept = found["set_aside"]
         lines.append(

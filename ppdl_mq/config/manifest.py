@@ -132,7 +132,7 @@ class Averaging(Section):
         head_room: ... and may grow by 2 to this in one round before 32 bits do not hold them.
         on_absent: what happens when a peer has been waited for `absent_after_s`: nothing; this peer gives up; it goes
             on without the absent one, unasked.
-        absent_after_s: seconds.
+        absent_after_s: seconds in which the peer that waits had a connection to the relay.
         min_peers: with fewer the trial ends early.
         evaluate_every: rounds between evaluations over all hold-outs; 0 for none. The last round has one, then.
         stop_at_accuracy: end early once it is reached.

@@ -145,6 +145,7 @@ class Assembly:
             wait_s=broker_wait_s,
             stopped=self._stopped,
             show=lambda: self.facts.show(),
+            meanwhile=self._meanwhile,
         )
         self.facts = Facts(
             terms,
@@ -169,6 +170,10 @@ class Assembly:
     def model_path(self) -> Path:
         """Where the trial's result is written."""
         return self.hands.model_path
+
+    def _meanwhile(self) -> None:
+        """Do what can be done without the relay."""
+        raise NotImplementedError
 
     def _pulse(self) -> None:
         if self._stopped.is_set():

@@ -160,6 +160,18 @@ class Driver:
         finally:
             self._is_carrying = False
 
+    @contextmanager
+    def held_back(self) -> Iterator[None]:
+        """Only journal what is posted inside: what reaches beyond the journal waits for the next `catch_up`.
+
+        For the time in which there is no relay. A process that ends before finds it again in its state.
+        """
+        was_carrying, self._is_carrying = self._is_carrying, True
+        try:
+            yield
+        finally:
+            self._is_carrying = was_carrying
+
     def record(self, records: tuple[object, ...]) -> None:
         """Add to the transcript what the machine refused to go on after. Call within a batch."""
         for each in records:

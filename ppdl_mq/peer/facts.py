@@ -101,6 +101,7 @@ class Facts:
                 "waiting_since": dict(self._waiting_since),
                 "last_contact": {**self._contacts_before, **self._mailroom.contacts},
                 "not_there_yet": list(without_inbox),
+                "other_manifests": {name: list(fields) for name, fields in self._mailroom.manifests.items()},
                 "phase_seconds": self._driver.seconds_by_phase(),
                 "received": self.received,
                 "received_bytes": self.received_bytes,
@@ -139,9 +140,14 @@ class Facts:
             return
         if self._driver.state.phase not in self._hands.tells_waiting_in or not waiting_for:
             return
-        absent = [f"{name} (has not opened its inbox)" if name in without_inbox else name for name in waiting_for]
+        absent = [f"{name}{self._why_absent(name, without_inbox)}" for name in waiting_for]
         agreed = f"All need the same relay and the trial id {short_id(self._terms.trial_id)}."
         self._say_once(f"Waiting for {', '.join(absent)}. {agreed}", waiting_for)
+
+    def _why_absent(self, name: str, without_inbox: tuple[str, ...]) -> str:
+        if fields := self._mailroom.manifests.get(name):
+            return f" (had another manifest when it was last heard: {', '.join(fields)})"
+        return " (has not opened its inbox)" if name in without_inbox else ""
 
     def _say_for_whom_it_closes(self, waiting_for: tuple[str, ...]) -> None:
         """Log once that this peer's part is done, and who may still need something of it."""

@@ -92,7 +92,7 @@ class Intake:
         self._chunk_bytes = chunk_bytes
         self._digests: dict[int, bytes] = {}  # of the weights of complete messages, by row
         self._past = int.from_bytes(journal.fact(_PAST_FACT) or b"", "big")
-        self._offered = 0  # the newest row that the machine was offered; older ones that are still there came too early
+        self._offered: set[int] = set()  # rows that were offered and are still there: they came too early
         self._open: dict[tuple[str, bytes], _Assembly] = dict(self._reload())
 
     def take(self, state: SessionState, part: bytes, *, came_to: str) -> Header | None:
@@ -159,7 +159,7 @@ class Intake:
         found = self._journal.db.execute(
             "SELECT id, header, blob FROM incoming WHERE complete = 1 ORDER BY id"
         ).fetchall()
-        self._offered = max((row for row, _, _ in found), default=self._offered)
+        self._offered = {row for row, _, _ in found}
         names = self._terms.addresses
         return [(row, self._journal.header(header, names), blob) for row, header, blob in found]
 
@@ -196,6 +196,7 @@ class Intake:
                 somebody who wants the right message dropped.
         """
         self._digests.pop(row, None)
+        self._offered.discard(row)  # the next message may get this number
         with self._journal.transaction() as db:
             blob = db.execute("SELECT blob FROM incoming WHERE id = ?", (row,)).fetchone()[0]
             db.execute("DELETE FROM incoming WHERE id = ?", (row,))
@@ -325,12 +326,13 @@ class Intake:
     def _has_room_for(self, header: Header) -> bool:
         """Tell whether one more message of a sender may be begun: eight, and one each of the releasing kinds."""
         # What is whole and was not offered yet is about to be: an honest peer may have many small ones on the way.
-        rows = self._journal.db.execute(
-            "SELECT header FROM incoming WHERE sender = ? AND (complete = 0 OR id <= ?)", (header.sender, self._offered)
+        found = self._journal.db.execute(
+            "SELECT id, complete, header FROM incoming WHERE sender = ?", (header.sender,)
         ).fetchall()
+        rows = [raw for row, is_whole, raw in found if not is_whole or row in self._offered]
         if len(rows) < limits.MAX_OPEN_MESSAGES_PER_SENDER:
             return True  # of whatever kinds they are: no header needs to be decoded for that
-        pending = [self._journal.header(raw, self._terms.addresses).kind for (raw,) in rows]
+        pending = [self._journal.header(raw, self._terms.addresses).kind for raw in rows]
         counted = len(pending) - sum(kind in pending for kind in _RELEASING)
         is_first = header.kind in _RELEASING and header.kind not in pending
         return is_first or counted < limits.MAX_OPEN_MESSAGES_PER_SENDER

@@ -15,6 +15,7 @@ from typing import Any, Final
 
 from ppdl_mq.config import limits
 from ppdl_mq.errors import (
+    ConfigError,
     InboxTaken,
     Interrupted,
     MessageTooLarge,
@@ -46,6 +47,7 @@ class Link:
             this again, None for `limits.BROKER_WAIT_S`.
         stopped: set when the peer is to stop.
         show: brings the status up to date; called again and again while this thread waits for the relay.
+        meanwhile: does what can be done without the relay; called as often, while the connection is broken.
     """
 
     def __init__(
@@ -59,6 +61,7 @@ class Link:
         wait_s: float | None,
         stopped: threading.Event,
         show: Callable[[], None],
+        meanwhile: Callable[[], None],
     ) -> None:
         self.transport = transport
         self.connection = 0
@@ -70,6 +73,8 @@ class Link:
         self._wait_s = wait_s
         self._stopped = stopped
         self._show = show
+        self._meanwhile = meanwhile
+        self._has_lost = False  # a queue was gone, and nobody was told yet
         self._receiver: Receiver | None = None
         self._longest_delay_s = limits.BACKOFF_FIRST_S
         self._connected_at = 0.0
@@ -119,7 +124,7 @@ class Link:
         self._passed = received + published
         self._turn("reconnecting", error.message)
         log.warning("%s Reconnecting.", error.message)
-        self._pause()
+        self._pause(self._meanwhile)
         return self._connect()
 
     def leave(self, remove: Callable[[], None]) -> None:
@@ -235,7 +240,7 @@ class Link:
         failing_since: dict[type[RelayError], float] = {}
         while True:
             try:
-                has_lost = self._try()
+                self._try()
                 break
             except RelayError as error:
                 self.transport.close()
@@ -246,7 +251,8 @@ class Link:
                 if time.monotonic() - failing_since[kind] >= self._patience_s(kind):
                     raise
                 self._say_why(error.message)
-            self._pause()
+            self._pause(self._meanwhile if self.connection else None)
+        has_lost, self._has_lost = self._has_lost, False
         self.connection += 1
         self._receiver = Receiver(self.transport, self._inputs, self.connection)
         self._connected_at = time.monotonic()
@@ -258,17 +264,28 @@ class Link:
         self._turn("connected", "")
         return has_lost
 
-    def _try(self) -> bool:
-        self.transport.connect()
+    def _try(self) -> None:
+        self._open()
         is_gone = [self.is_gone(address) for address in (self._inbox, *self._shared())]
+        # Noted before it is made anew: where the rest of this fails, the next try finds a queue, and what was in it is
+        # lost all the same.
+        self._has_lost |= any(is_gone) and (self._resumes or self.connection > 0)
         self.renew()
         self.transport.subscribe(self._inbox)
-        return any(is_gone) and (self._resumes or self.connection > 0)
+
+    def _open(self) -> None:
+        """Connect. A password that cannot be read now counts as refused: who changes the file may be in the midst."""
+        try:
+            self.transport.connect()
+        except ConfigError as error:
+            if not self.connection and not self._resumes:
+                raise
+            raise RelayRefused(error.message, hint=error.hint) from error
 
     def _enter(self) -> None:
         """Connect, without the inbox; what refuses us may be a broker that has not loaded its users yet."""
         try:
-            self.transport.connect()
+            self._open()
         except RelayRefused as error:
             raise RelayUnreachable(error.message, hint=error.hint) from error
 
@@ -295,12 +312,14 @@ class Link:
             return self._usual_wait_s if self._resumes else 0.0
         return math.inf if self._resumes and self._wait_s is None else self._usual_wait_s
 
-    def _pause(self) -> None:
+    def _pause(self, meanwhile: Callable[[], None] | None = None) -> None:
         """Wait for a random while: anything up to twice as long as the time before, with a bound."""
         until = time.monotonic() + random.uniform(0, self._longest_delay_s)  # noqa: S311 (spreads retries; not secret)
         self._longest_delay_s = min(limits.BACKOFF_LAST_S, self._longest_delay_s * 2)
         while True:
             self.look()
+            if meanwhile is not None:
+                meanwhile()
             left_s = until - time.monotonic()
             if left_s <= 0:
                 return

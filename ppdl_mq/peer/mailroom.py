@@ -7,6 +7,7 @@ import math
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import Final
 
 from ppdl_mq.config import limits
 from ppdl_mq.config.differences import differences
@@ -27,6 +28,8 @@ from ppdl_mq.wire.messages import Hello
 from ppdl_mq.wire.trial_id import manifest_from_bytes, trial_id
 
 log = logging.getLogger("ppdl_mq.peer")
+
+_MANIFESTS_FACT: Final = "manifests that differ"
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +82,11 @@ class Mailroom:
         self._check_weights = check_weights
         self._resend_every_s = resend_every_s
         self._resent_at: dict[str, float] = {}
-        self._mismatches: dict[str, tuple[str, ...]] = {}
+        self._mismatches: dict[str, tuple[str, ...]] = {}  # of those whose HELLO this process has read
+        told = journal.secret_fact(_MANIFESTS_FACT) or {}
+        # In which fields a peer's manifest differed from ours when it was last heard, also by an earlier process: its
+        # HELLO comes once.
+        self.manifests: dict[str, tuple[str, ...]] = {name: tuple(fields) for name, fields in told.items()}
         self._early: dict[int, _Early] = {}  # by row
         self._has_unparked = False  # by this process; one before may have died right before it did
         self.last_at = time.monotonic()
@@ -168,7 +175,7 @@ class Mailroom:
             self._driver.post(received, also=lambda _, effects: self._settle(arrived, effects))
             self._note_contact(header.sender)
             self.resent += header.kind is Kind.RESEND
-            self._mismatches.pop(header.sender, None)
+            self._note_manifest(header.sender, ())
         except NotYet:
             self._note_contact(header.sender)
             if self._is_kept_already(arrived):
@@ -246,7 +253,19 @@ class Mailroom:
         fields = differences(self._manifest.as_data(), theirs.as_data())
         if self._mismatches.get(sender) != fields:  # said once, however often it comes
             log.warning("%s", ManifestMismatch(sender, fields).message)
-        self._mismatches[sender] = fields
+        self._note_manifest(sender, fields)
+
+    def _note_manifest(self, name: str, fields: tuple[str, ...]) -> None:
+        """Keep in which fields a peer's manifest differs; none where it is the same."""
+        if fields:
+            self._mismatches[name] = fields
+        else:
+            self._mismatches.pop(name, None)
+        if "nonce" in fields or self.manifests.get(name, ()) == fields:
+            return  # another nonce: see `check_manifests`
+        others = {other: known for other, known in self.manifests.items() if other != name}
+        self.manifests = others | ({name: fields} if fields else {})
+        self._journal.keep_secret_fact(_MANIFESTS_FACT, {other: list(known) for other, known in self.manifests.items()})
 
     def _refuse(self, error: RemoteError, message: bytes) -> None:
         count = self._quarantine.add(error, message)

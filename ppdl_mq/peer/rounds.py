@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, cast
+from typing import Any, ClassVar, Final, cast
 
 from ppdl_mq.errors import Dropped, Overflow, PeerAbsent, TooFewPeers
 from ppdl_mq.peer.hands import Hands, Tools
@@ -50,6 +50,12 @@ log = logging.getLogger("ppdl_mq.peer")
 
 _AUDIT_STEPS = 1 << 20  # resolution of the audit's probability
 
+# A loop that took longer to come round did not listen: the relay was away, or took nothing, or this machine slept.
+_DEAF_S: Final = 10.0
+
+# After that nobody counts as absent before he had time to be heard again.
+_HEARING_S: Final = 120.0
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Result:
@@ -84,7 +90,9 @@ class RoundHands(Hands):
         self._rules = tools.manifest.averaging
         self._audit_rate = audit_rate
         self._vectors = Vectors(tools.manifest, tools.worker.layout, me=tools.terms.me, rows=tools.worker.rows)
-        self._absent_since: dict[str, float] = {}
+        self._absent_s: dict[str, float] = {}  # for how long each has been waited for, while this peer listened
+        self._listened_s = 0.0  # without a break
+        self._round_at = time.monotonic()
         self._rest = Rest(tools.driver)
 
     @property
@@ -141,11 +149,11 @@ class RoundHands(Hands):
         """
         self._check_dropped()
         self._rest.look()
-        now = time.monotonic()
-        waiting_for = self.tools.driver.waiting_for() if self._rules.on_absent != "wait" else ()
-        self._absent_since = {name: self._absent_since.get(name, now) for name in waiting_for}
-        for name, since in self._absent_since.items():
-            if now - since < self._rules.absent_after_s:
+        self._count_absence()
+        if self._listened_s < min(_HEARING_S, self._rules.absent_after_s):
+            return
+        for name, absent_s in self._absent_s.items():
+            if absent_s < self._rules.absent_after_s:
                 continue
             if self.rounds.phase is Phase.CLOSING:  # the model is written: waiting is for the others only
                 log.warning("%s has not said that it has what it needs; waiting for it no longer.", name)
@@ -160,7 +168,23 @@ class RoundHands(Hands):
             if self.rounds.step:
                 log.warning("%s has been waited for too long; going on without it, as the manifest says.", name)
                 self.tools.driver.post(Decided(name=name))
-                self._absent_since[name] = now
+                self._absent_s[name] = 0.0
+
+    def reconnecting(self) -> None:
+        """Begin to listen anew."""
+        self._listened_s = 0.0
+
+    def _count_absence(self) -> None:
+        """Count for how long each has been waited for; not the time in which nothing could have reached this peer."""
+        now = time.monotonic()
+        passed_s, self._round_at = now - self._round_at, now
+        if passed_s > _DEAF_S:
+            passed_s = self._listened_s = 0.0
+        self._listened_s += passed_s
+        waiting_for = self.tools.driver.waiting_for() if self._rules.on_absent != "wait" else ()
+        self._absent_s = {
+            name: self._absent_s[name] + passed_s if name in self._absent_s else 0.0 for name in waiting_for
+        }
 
     def check_end(self) -> None:
         """Tell people where the trial ended before its time.

@@ -73,6 +73,10 @@ class Runner(Assembly):
                 self._leave()
             self.hands.check_end()
             return self.model_path
+        except Interrupted:
+            self.trainer.stop()
+            self._keep_results()
+            raise
         except sqlite3.Error as fault:  # of a read; the journal's transactions say so themselves
             raise self.journal.damaged(fault) from None
         finally:
@@ -124,6 +128,30 @@ class Runner(Assembly):
                 error, received=self.facts.received, published=self.outbox.published_messages
             )
         return False
+
+    def _meanwhile(self) -> None:
+        """Journal what this peer has done itself, and what people decided: the relay may be away for days."""
+        self._keep_results()
+        with self.driver.held_back():
+            self._take_orders()
+
+    def _keep_results(self) -> None:
+        """Journal the results that are there; what the relay has handed out it hands out again.
+
+        Raises:
+            TrainingError: of a job that failed.
+        """
+        with self.driver.held_back():
+            while True:
+                try:
+                    each = self._inputs.get_nowait()
+                except queue.Empty:
+                    return
+                match each:
+                    case Worked(result=result):
+                        self.hands.note(result)
+                    case TrainingFailed(error=error):
+                        raise error
 
     def _publish(self) -> None:
         while letters := self.outbox.due():  # what is sent may call for more; what has no inbox yet is no longer due

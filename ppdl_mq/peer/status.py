@@ -21,6 +21,7 @@ _UNTOLD: Final[Mapping[str, Any]] = {
     "waiting_since": {},
     "last_contact": {},
     "unsent": {},
+    "other_manifests": {},
     "inbox_messages": None,
     "asked_again": 0,
     "sent_again": 0,

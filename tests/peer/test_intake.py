@@ -323,6 +323,23 @@ def test_complete_messages_that_wait_count_against_their_sender(tmp_path: Path) 
             desk.take(moment.parts(message_id=bytes(b"y" * 16))[0])
 
 
+def test_what_was_worked_on_does_not_count_against_those_that_get_its_numbers(tmp_path: Path) -> None:
+    """Messages that were not offered yet were refused after others had been settled: SQLite numbers rows anew."""
+    moment = MOMENTS["fully-connected", Kind.TURN]
+    before, after = (range(first, first + limits.MAX_OPEN_MESSAGES_PER_SENDER) for first in (0, 100))
+    with desk_for(moment, tmp_path) as desk:
+        for number in before:
+            desk.take(moment.parts(message_id=bytes([number] * 16))[0])
+            desk.intake.flush()
+        for row, header, _ in desk.intake.complete():
+            with desk.journal.transaction():
+                desk.intake.settle(row, header)
+        for number in after:
+            desk.take(moment.parts(message_id=bytes([number] * 16))[0])
+            desk.intake.flush()
+        desk.take(moment.parts(message_id=bytes(b"x" * 16))[0])
+
+
 def test_ids_of_turns_long_past_are_dropped_and_so_are_their_messages(tmp_path: Path) -> None:
     moment = MOMENTS["fully-connected", Kind.TURN]
     turn, cycles = moment.letter.send.turn, 2 * len(moment.reader_terms.peers)

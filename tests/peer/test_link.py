@@ -12,9 +12,11 @@ import pytest
 
 from ppdl_mq.config import limits
 from ppdl_mq.errors import (
+    ConfigError,
     InboxTaken,
     Interrupted,
     MessageTooLarge,
+    PpdlError,
     RelayError,
     RelayLost,
     RelayRefused,
@@ -29,12 +31,13 @@ REFUSED = RelayRefused("no such user.")
 TAKEN = InboxTaken("taken.")
 LOST = RelayLost("broke.")
 ODD = RelayError("506 RESOURCE_ERROR.")
+UNREADABLE = ConfigError("The file with the broker's password is empty.", hint="Write it.")
 
 
 class Relay(MemoryTransport):
     """A relay in memory whose connections fail as planned: first `failures`, one a try, then no more."""
 
-    def __init__(self, *failures: RelayError, relay: MemoryRelay | None = None) -> None:
+    def __init__(self, *failures: PpdlError, relay: MemoryRelay | None = None) -> None:
         super().__init__(relay or MemoryRelay())
         self.failures = list(failures)
         self.tries = 0
@@ -103,7 +106,9 @@ def make(stopped: Stop) -> Any:
     """Make links; all are closed at the end."""
     made = []
 
-    def build(relay: Relay, *, resumes: bool = False, wait_s: float | None = None, shown: Any = None) -> Link:
+    def build(
+        relay: Relay, *, resumes: bool = False, wait_s: float | None = None, shown: Any = None, meanwhile: Any = None
+    ) -> Link:
         link = Link(
             relay,
             inbox="a",
@@ -113,6 +118,7 @@ def make(stopped: Stop) -> Any:
             wait_s=wait_s,
             stopped=stopped,
             show=shown or (lambda: None),
+            meanwhile=meanwhile or (lambda: None),
         )
         made.append(link)
         return link
@@ -171,6 +177,11 @@ class TestAtTheStart:
         with pytest.raises(InboxTaken):
             make(Relay(*[TAKEN] * FOR_EVER), resumes=True, wait_s=60.0).up()
 
+    def test_a_password_that_cannot_be_read_ends_a_new_trial_at_once(self, make: MakeLink, clock: Clock) -> None:
+        with pytest.raises(ConfigError):
+            make(Relay(UNREADABLE)).up()
+        assert clock.slept == 0
+
 
 class TestInTheMiddle:
     @pytest.mark.parametrize("error", [UNREACHABLE, REFUSED, TAKEN, ODD, LOST, Unroutable("a")])
@@ -183,6 +194,16 @@ class TestInTheMiddle:
         link.again(error, received=0, published=1)
         assert clock.slept > 24 * 3600
         assert state(link)["state"] == "connected"
+
+    def test_nor_a_password_that_is_just_being_changed(self, make: MakeLink, clock: Clock) -> None:
+        relay = Relay()
+        link = make(relay)
+        link.up()
+        relay.failures = [UNREADABLE] * 100
+        link.again(LOST, received=9, published=9)
+        assert clock.slept > limits.BACKOFF_LAST_S
+        assert state(link)["state"] == "connected"
+        make(Relay(UNREADABLE), resumes=True).up()
 
     def test_but_a_message_over_the_limit_does(self, make: MakeLink) -> None:
         link = make(Relay())
@@ -237,6 +258,30 @@ class TestInTheMiddle:
         link.transport.delete("a")
         link.close()
         assert make(Relay(relay=relay), resumes=True).up()
+
+    def test_and_still_told_where_the_connection_breaks_once_more_after_it_was_made_anew(
+        self, make: MakeLink, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def breaks(address: str) -> None:
+            monkeypatch.undo()
+            raise LOST
+
+        link = make(Relay())
+        link.up()
+        link.transport.delete("a")
+        monkeypatch.setattr(link.transport, "subscribe", breaks)
+        assert link.again(LOST, received=0, published=1)
+        assert not link.again(LOST, received=0, published=1)
+
+    def test_what_needs_no_relay_is_done_meanwhile(self, make: MakeLink) -> None:
+        calls: list[int] = []
+        relay = Relay(*[UNREACHABLE] * 3)
+        link = make(relay, meanwhile=lambda: calls.append(relay.tries))
+        link.up()
+        assert not calls  # nothing has begun yet
+        relay.failures = [UNREACHABLE] * 3
+        link.again(LOST, received=0, published=1)
+        assert {4, 5, 6, 7} <= set(calls)
 
 
 class Removing:

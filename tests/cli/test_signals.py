@@ -1,0 +1,74 @@
+"""What Ctrl-C and SIGTERM do to a peer before its loop runs, and to the first process of a container."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from ppdl_mq.cli import exit_codes
+from ppdl_mq.cli.main import run
+from ppdl_mq.peer import running
+from tests.people import PEERS
+from tests.trials.files import TrialFiles
+
+WAIT_S = 30.0
+FIRST_PROCESS = """
+import os, signal, sys, time
+from ppdl_mq.cli.signals import stop_on_signals
+
+class Runner:
+    def stop(self):
+        print("stopping", flush=True)
+
+stop_on_signals(Runner())
+print(os.getpid(), flush=True)
+while True:
+    time.sleep(0.05)
+"""
+
+
+def test_sigterm_ends_it_while_it_reads_its_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def reads(*_: Any, **__: Any) -> Path:
+        os.kill(os.getpid(), signal.SIGTERM)
+        raise AssertionError("it went on")
+
+    files = TrialFiles(tmp_path, PEERS[:2], new=("--epochs", "1"))
+    monkeypatch.setattr(running, "run_peer", reads)
+    before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    assert run(files.run_arguments(PEERS[0])) == exit_codes.INTERRUPTED
+    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
+
+
+def unshared() -> list[str]:
+    """Return what makes a process the first of its own world, where this machine allows it; otherwise skip."""
+    command = ["unshare", "--user", "--map-root-user", "--pid", "--fork", "--kill-child"]
+    if (
+        shutil.which("unshare") is None
+        or subprocess.run([*command, "true"], check=False, capture_output=True).returncode
+    ):
+        pytest.skip("this machine lets nobody make a namespace of processes")
+    return command
+
+
+@pytest.mark.parametrize("second", [signal.SIGINT, signal.SIGTERM])
+def test_the_second_signal_ends_the_first_process_of_a_container(second: signal.Signals) -> None:
+    command = [*unshared(), sys.executable, "-c", FIRST_PROCESS]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, encoding="utf-8") as process:
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "1\n"
+            (inner,) = psutil.Process(process.pid).children()
+            inner.send_signal(signal.SIGTERM)
+            assert process.stdout.readline() == "stopping\n"
+            inner.send_signal(second)
+            assert process.wait(WAIT_S) == 128 + second
+        finally:
+            process.kill()

@@ -1,0 +1,127 @@
+"""A relay that is away: what a peer does by itself meanwhile, and what it does not take for the others' absence."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ppdl_mq.errors import Interrupted
+from ppdl_mq.peer import rounds
+from ppdl_mq.peer.orders import ORDERS_NAME, Order, give_order
+from ppdl_mq.peer.runner import Runner
+from ppdl_mq.protocol.phases import Phase
+from ppdl_mq.protocol.schedule import Turn
+from ppdl_mq.training.worker import Worker
+from ppdl_mq.transport.memory import MemoryRelay, MemoryTransport
+from tests.trial import TrialInProcess, manifest_for
+
+PATIENCE_S = 20.0
+
+
+def until(what: Callable[[], object]) -> None:
+    ends_at = time.monotonic() + PATIENCE_S
+    while not what():
+        assert time.monotonic() < ends_at, "it takes too long"
+        time.sleep(0.01)
+
+
+def ended(threads: list[threading.Thread], trial: TrialInProcess) -> None:
+    for thread in threads:
+        thread.join(PATIENCE_S)
+        assert not thread.is_alive(), trial.runners[thread.name].state.phase
+    assert not trial.errors
+
+
+def is_away(runner: Runner) -> bool:
+    return bool(runner.link.facts()["relay"]["state"] == "reconnecting")
+
+
+class Gate:
+    """Holds each training of a peer until it is opened, and counts them."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+        self.open = threading.Event()
+        self.begun = threading.Event()
+        self.trained: Counter[int] = Counter()
+        real = Worker.train
+
+        def train(worker: Worker, turn: Turn, *others: Any, **options: Any) -> Any:
+            result = real(worker, turn, *others, **options)
+            if threading.current_thread().name == "trainer" and turn.peer == name:
+                self.begun.set()
+                assert self.open.wait(PATIENCE_S)
+                self.trained[turn.number] += 1
+            return result
+
+        monkeypatch.setattr(Worker, "train", train)
+
+
+@pytest.mark.parametrize("meanwhile", [True, False], ids=["meanwhile", "when it is stopped"])
+def test_a_turn_that_ends_without_a_relay_is_journalled(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, meanwhile: bool
+) -> None:
+    if not meanwhile:
+        monkeypatch.setattr(Runner, "_meanwhile", lambda _: None)
+    gate, relay = Gate(monkeypatch, "anna"), MemoryRelay()
+    trial = TrialInProcess(manifest_for(("anna", "bert")), tmp_path, lambda _: MemoryTransport(relay))
+    (anna, bert) = trial.start("anna", "bert")
+    assert gate.begun.wait(PATIENCE_S)
+    relay.cut(reachable=False)
+    runner = trial.runners["anna"]
+    until(lambda: is_away(runner))
+    gate.open.set()
+    if meanwhile:
+        until(lambda: runner.state.phase is not Phase.TRAINING)
+    else:
+        until(lambda: gate.trained)
+    runner.stop()
+    anna.join(PATIENCE_S)
+    assert isinstance(trial.errors.pop("anna"), Interrupted)
+    relay.reachable = True
+    ended([*trial.start("anna"), bert], trial)
+    assert set(gate.trained.values()) == {1}, "a turn was trained again"
+
+
+def test_orders_are_taken_up_without_a_relay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    gate, relay = Gate(monkeypatch, "anna"), MemoryRelay()
+    manifest = manifest_for(protocol="masked-average")
+    trial = TrialInProcess(manifest, tmp_path, lambda _: MemoryTransport(relay))
+    threads = trial.start()
+    assert gate.begun.wait(PATIENCE_S)
+    relay.cut(reachable=False)
+    until(lambda: is_away(trial.runners["anna"]))
+    give_order(tmp_path / "anna", Order())
+    until(lambda: not any((tmp_path / "anna" / ORDERS_NAME).iterdir()))
+    assert is_away(trial.runners["anna"])
+    gate.open.set()
+    relay.reachable = True
+    for thread in threads:
+        thread.join(PATIENCE_S)
+    assert trial.runners["anna"].state.phase is Phase.LEFT
+
+
+@pytest.mark.parametrize("rule", ["abort", "drop"])
+def test_nobody_is_absent_for_as_long_as_the_relay_is_away(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rule: str
+) -> None:
+    """Cleo trains on meanwhile, and its message is the first thing to come when the relay is back."""
+    monkeypatch.setattr(rounds, "_DEAF_S", 1.5)
+    gate, relay = Gate(monkeypatch, "cleo"), MemoryRelay()
+    manifest = manifest_for(protocol="masked-average", averaging__on_absent=rule, averaging__absent_after_s=3.0)
+    trial = TrialInProcess(manifest, tmp_path, lambda _: MemoryTransport(relay))
+    threads = trial.start()
+    assert gate.begun.wait(PATIENCE_S)
+    relay.cut(reachable=False)
+    for runner in trial.runners.values():
+        until(lambda runner=runner: is_away(runner))  # type: ignore[misc]
+    time.sleep(4)  # longer than anybody may be absent
+    gate.open.set()
+    relay.reachable = True
+    ended(threads, trial)
+    assert len({trial.model(name) for name in trial.manifest.peer_names}) == 1
