@@ -9,7 +9,8 @@ PpdlError
 │   │   └── PassphraseError
 │   ├── JournalError        the state folder: damaged, of another trial
 │   │   ├── AlreadyRunning  another process works in it
-│   │   └── DiskFull        it takes no more, and what is in it is whole (passes)
+│   │   └── InTheWay        cannot be read or written for now, and what is in it is whole (passes)
+│   │       └── DiskFull    it takes no more
 │   ├── DataError           the organisation's samples
 │   ├── ModelError          the model cannot be imported or built
 │   ├── TrainingError       the worker
@@ -94,7 +95,27 @@ class AlreadyRunning(JournalError):
     """Another process already works in this state folder."""
 
 
-class DiskFull(JournalError):
+class InTheWay(JournalError):
+    """Something keeps the state folder from being read or written for now: rights, open files, memory, the disk.
+
+    It says nothing against what stands there: the peer goes on where it was when that has passed or is mended.
+
+    Args:
+        message: one sentence that says what cannot be read or written, and why.
+        hint: the next step.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        hint: str = "Nothing is lost: see to rights, file system, disk, number of open files and memory, and run it "
+        "again; the peer goes on where it was.",
+    ) -> None:
+        super().__init__(message, hint=hint)
+
+
+class DiskFull(InTheWay):
     """The disk takes no more. What was journalled is whole: when there is room the peer goes on where it was.
 
     Args:

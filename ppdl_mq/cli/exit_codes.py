@@ -16,7 +16,7 @@ RELAY: Final = 6
 REMOTE: Final = 7
 RUNNING: Final = 8
 STATE: Final = 9
-DISK_FULL: Final = 10
+IN_THE_WAY: Final = 10
 UNWELL: Final = 11
 INTERRUPTED: Final = 130  # as shells report SIGINT
 
@@ -31,7 +31,8 @@ MEANINGS: Final = {
     REMOTE: "another peer: manifest differs, wrong messages, too few left",
     RUNNING: "already running",
     STATE: "state folder: damaged, or another's",
-    DISK_FULL: "disk full: make room, and run again",
+    IN_THE_WAY: "state folder not to be read or written for now (disk full, no rights, too many open files): "
+    "mend that, and run again",
     UNWELL: "peer status --check: not running, or hangs",
     INTERRUPTED: "stopped by Ctrl-C or SIGTERM; run again to go on",
 }
@@ -43,7 +44,7 @@ _CODES: Final[tuple[tuple[type[errors.PpdlError], int], ...]] = (
     (errors.InboxTaken, RUNNING),
     (errors.ConfigError, CONFIG),
     (errors.IdentityError, IDENTITY),
-    (errors.DiskFull, DISK_FULL),
+    (errors.InTheWay, IN_THE_WAY),
     (errors.JournalError, STATE),
     (errors.Unwell, UNWELL),
     (errors.DataError, WORK),

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
-from ppdl_mq.peer.durable import sync_folder, write_error
+from ppdl_mq.peer.durable import is_missing, read_error, sync_folder, write_error
 from ppdl_mq.peer.journal import Journal
 
 INLINE_BYTES: Final = 1_048_576
@@ -64,6 +64,7 @@ class Blobs:
 
         Raises:
             JournalError: the file is missing or has another size.
+            InTheWay: it cannot be read for now.
         """
         row = self._journal.db.execute("SELECT bytes, inline FROM blob WHERE id = ?", (blob,)).fetchone()
         if row is None:
@@ -74,7 +75,9 @@ class Blobs:
         try:
             with self._path(blob).open("rb") as file:
                 mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-        except (OSError, ValueError):
+        except (OSError, ValueError) as fault:  # ValueError: nothing is in it to be mapped
+            if isinstance(fault, OSError) and not is_missing(fault):
+                raise read_error(f"The file {self._path(blob)} of the journal", fault) from None
             raise self._journal.lost(f"its file {self._path(blob)} is missing or empty") from None
         with mapped, memoryview(mapped) as view:
             if len(view) != row[0]:

@@ -1,14 +1,15 @@
-"""Files that outlive a power cut, and what a person is told when they cannot be written."""
+"""Files that outlive a power cut, and what a person is told when they cannot be read or written."""
 
 from __future__ import annotations
 
+import errno
 import os
 import sqlite3
 from pathlib import Path
 from typing import Final
 
 from ppdl_mq.config.writing import is_for_want_of_room
-from ppdl_mq.errors import DiskFull, JournalError
+from ppdl_mq.errors import DiskFull, InTheWay, JournalError
 
 # What SQLite says of a disk that takes no more. It calls only ENOSPC full: a quota or a limit on the size of files is
 # a write that failed, and a disk that fails looks the same from here. All stop the peer, and it resumes after each.
@@ -22,15 +23,23 @@ _NO_ROOM: Final = (
 )
 
 # What is in the way of SQLite, and tells nothing of what stands in the database: somebody else holds it, the file
-# system was mounted anew for reading only, no file can be opened any more, no memory is left.
+# system was mounted anew for reading only, no file can be opened any more, no memory is left, the disk does not answer.
+# Not SQLITE_ERROR: it says that a statement does not fit the tables, and those are not what was made here then.
 _IN_THE_WAY: Final = (
     sqlite3.SQLITE_PERM,
     sqlite3.SQLITE_LOCKED,
     sqlite3.SQLITE_NOMEM,
     sqlite3.SQLITE_READONLY,
+    sqlite3.SQLITE_IOERR,
     sqlite3.SQLITE_CANTOPEN,
     sqlite3.SQLITE_PROTOCOL,
 )
+# But for these, which say that what was read is wrong. A read that got too little is not among them: it may be a file
+# that was cut, and then the next start, which looks through all of it, says so.
+_DAMAGE: Final = (sqlite3.SQLITE_IOERR_CORRUPTFS, sqlite3.SQLITE_IOERR_DATA)
+
+# What the system says where a file is not there, or something else bears its name: no other try would find it.
+_MISSING: Final = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.EEXIST, errno.ENXIO)
 
 
 def sync_folder(folder: Path) -> None:
@@ -64,17 +73,27 @@ def write_note(path: Path, text: str = "") -> None:
     sync_folder(path.parent)
 
 
-def write_error(what: str, fault: OSError) -> JournalError:
+def write_error(what: str, fault: OSError, *, done: str = "written") -> JournalError:
     """Return the error for a person of a file that could not be written.
 
     Args:
         what: begins the sentence.
         fault: as the system reported it.
+        done: what could not be done to it.
     """
-    reason = fault.strerror or type(fault).__name__
     if is_for_want_of_room(fault):
-        return DiskFull(what, reason)
-    return JournalError(f"{what} cannot be written: {reason}.", hint="The peer's user must be able to write there.")
+        return DiskFull(what, _reason(fault))
+    return _error(f"{what} cannot be {done}: {_reason(fault)}.", fault)
+
+
+def read_error(what: str, fault: OSError) -> JournalError:
+    """Return the error for a person of a file that could not be read. Arguments as of `write_error`."""
+    return _error(f"{what} cannot be read: {_reason(fault)}.", fault)
+
+
+def is_missing(fault: OSError) -> bool:
+    """Tell whether a file is not there, or something else is in its place; all else may pass."""
+    return fault.errno in _MISSING
 
 
 def is_full(fault: Exception) -> bool:
@@ -89,7 +108,17 @@ def is_held(fault: Exception) -> bool:
 
 def is_in_the_way(fault: Exception) -> bool:
     """Tell whether SQLite could not work, for a reason that says nothing against what stands in the database."""
-    return _primary_code(fault) in _IN_THE_WAY
+    return _primary_code(fault) in _IN_THE_WAY and getattr(fault, "sqlite_errorcode", None) not in _DAMAGE
+
+
+def _error(message: str, fault: OSError) -> JournalError:
+    if is_missing(fault):
+        return JournalError(message, hint="See what lies there in its place.")
+    return InTheWay(message)
+
+
+def _reason(fault: OSError) -> str:
+    return fault.strerror or type(fault).__name__
 
 
 def _primary_code(fault: Exception) -> int | None:

@@ -20,7 +20,7 @@ from ppdl_mq.crypto.hashing import sha256
 from ppdl_mq.crypto.identity import Identity
 from ppdl_mq.crypto.seal import open_sealed, seal
 from ppdl_mq.crypto.secret import Secret
-from ppdl_mq.errors import AlreadyRunning, DiskFull, JournalError, Malformed, Unauthentic
+from ppdl_mq.errors import AlreadyRunning, DiskFull, InTheWay, JournalError, Malformed, Unauthentic
 from ppdl_mq.peer.durable import is_full, is_held, is_in_the_way, write_error
 from ppdl_mq.peer.folders import GIVEN_UP_NAME, JOURNAL_NAME, LOCK_NAME, has_live_secrets, has_spoken
 from ppdl_mq.peer.rowsum import MARK_FACT, RowSum, columns_of
@@ -152,21 +152,8 @@ class Journal:
         self.db.execute("RELEASE inner_block")
 
     def damaged(self, fault: sqlite3.Error | OverflowError | UnicodeDecodeError) -> JournalError:
-        """Return the error for a person of a fault that SQLite reported: is the disk full, or is what is read wrong?"""
-        if is_full(fault):
-            return DiskFull(f"The journal in {self.folder}", str(fault))
-        if is_held(fault):  # SQLite has waited 5 s for it
-            return AlreadyRunning(
-                f"Another program, a backup perhaps, holds the journal in {self.folder}: {fault}.",
-                hint="Nothing is lost: end that program, and run the peer again; it goes on where it was.",
-            )
-        if is_in_the_way(fault):
-            return JournalError(
-                f"The journal in {self.folder} cannot be opened or written: {fault}.",
-                hint="Nothing is lost: let the peer's user write there (files, file system, number of open files, "
-                "memory), and run it again; it goes on where it was.",
-            )
-        return _damaged(self.folder, str(fault))
+        """Return the error for a person of a fault that SQLite reported: may it pass, or is what is read wrong?"""
+        return passing(self.folder, fault) or _damaged(self.folder, str(fault))
 
     def lost(self, reason: str) -> JournalError:
         """Return the error for a person of a part that is not what it was."""
@@ -319,6 +306,20 @@ def take_lock(folder: Path) -> int:
         os.truncate(lock, 0)
         os.pwrite(lock, f"{os.getpid()}\n".encode(), 0)
     return lock
+
+
+def passing(folder: Path, fault: Exception) -> JournalError | None:
+    """Return the error for a person of a fault of SQLite that says nothing against the journal; None for any other."""
+    if is_full(fault):
+        return DiskFull(f"The journal in {folder}", str(fault))
+    if is_held(fault):  # SQLite has waited 5 s for it
+        return AlreadyRunning(
+            f"Another program, a backup perhaps, holds the journal in {folder}: {fault}.",
+            hint="Nothing is lost: end that program, and run the peer again; it goes on where it was.",
+        )
+    if is_in_the_way(fault):
+        return InTheWay(f"The journal in {folder} cannot be read or written: {fault}.")
+    return None
 
 
 def of_another(folder: Path, name: str) -> JournalError:

@@ -38,7 +38,7 @@ from ppdl_mq.crypto.seal import OVERHEAD_BYTES, open_sealed, seal
 from ppdl_mq.crypto.secret import Secret
 from ppdl_mq.errors import IllegalEvent, JournalError, Malformed, Unauthentic
 from ppdl_mq.peer.birth import born_ns
-from ppdl_mq.peer.durable import sync_folder, write_error, write_note
+from ppdl_mq.peer.durable import is_missing, read_error, sync_folder, write_error, write_note
 from ppdl_mq.peer.folders import LIVE_NAME, SPOKEN_NAME, has_spoken
 from ppdl_mq.wire import canonical
 
@@ -107,6 +107,7 @@ class LiveSecrets:
         Raises:
             JournalError: it is not that very file, or another one is newer than the journal, or a journal before this
                 one has named some; or a file cannot be written.
+            InTheWay: a file cannot be read for now.
         """
         data = None if mark is None else self._opened(mark)
         most = 1 if mark is None else mark.generation + 1
@@ -183,17 +184,18 @@ class LiveSecrets:
 
     def _opened(self, mark: LiveMark) -> dict[str, Any]:
         try:
-            file = open(self._folder / mark.name, "rb", opener=lambda path, _: os.open(path, _READ_FLAGS))  # noqa: SIM115
+            with open(self._folder / mark.name, "rb", opener=lambda path, _: os.open(path, _READ_FLAGS)) as file:
+                handle = file.fileno()
+                status = os.fstat(handle)
+                if not stat.S_ISREG(status.st_mode) or (status.st_ino, born_ns(handle)) != (mark.inode, mark.born_ns):
+                    self._refuse("the file of its live secrets is a copy")
+                content = self._content(file.read(_LIMIT_BYTES + 1), mark.name)
         except FileNotFoundError:
             self._refuse("the file of its live secrets is missing")
-        except OSError:  # a folder, too
-            self._refuse("the file of its live secrets cannot be opened")
-        with file:
-            handle = file.fileno()
-            status = os.fstat(handle)
-            if not stat.S_ISREG(status.st_mode) or (status.st_ino, born_ns(handle)) != (mark.inode, mark.born_ns):
-                self._refuse("the file of its live secrets is a copy")
-            content = self._content(file.read(_LIMIT_BYTES + 1), mark.name)
+        except OSError as fault:
+            if not is_missing(fault):
+                raise self._unreadable(fault) from None
+            self._refuse("the file of its live secrets cannot be opened")  # a folder or a link is in its place
         if content is None:
             self._refuse("the file of its live secrets does not open")
         if content["generation"] != mark.generation:
@@ -202,12 +204,18 @@ class LiveSecrets:
         return data
 
     def _generation_of(self, name: str) -> int:
-        """Return the generation of a file, or -1 if it does not open."""
+        """Return the generation of a file, or -1 if what is in it does not open.
+
+        Raises:
+            InTheWay: it cannot be read for now, so it may be newer than the journal.
+        """
         try:
             handle = os.open(self._folder / name, _READ_FLAGS)
             with os.fdopen(handle, "rb") as file:
                 content = self._content(file.read(_LIMIT_BYTES + 1), name)
-        except OSError:
+        except OSError as fault:
+            if not is_missing(fault):
+                raise self._unreadable(fault) from None
             return -1
         return -1 if content is None else int(content["generation"])
 
@@ -229,7 +237,7 @@ class LiveSecrets:
         except FileNotFoundError:
             return []
         except OSError as fault:
-            raise self._unusable(fault) from None
+            raise self._unreadable(fault) from None
 
     def _remove_all_but(self, kept: str | None) -> None:
         try:
@@ -246,6 +254,9 @@ class LiveSecrets:
                 sync_folder(self._folder)
         except OSError as fault:
             raise self._unusable(fault) from None
+
+    def _unreadable(self, fault: OSError) -> JournalError:
+        return read_error(f"The file of the live secrets in {self._folder}", fault)
 
     def _unusable(self, fault: OSError) -> JournalError:
         return write_error(f"The file of the live secrets in {self._folder}", fault)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Final
 
 from ppdl_mq.errors import JournalError
-from ppdl_mq.peer.durable import sync_folder
+from ppdl_mq.peer.durable import read_error, sync_folder, write_error
 
 ORDERS_NAME: Final = "orders"
 _LEAVE: Final = "leave"
@@ -54,7 +54,7 @@ def give_order(folder: Path, order: Order) -> Order:
         for changed in (orders, folder):
             sync_folder(changed)
     except OSError as fault:
-        raise JournalError(f"{file} cannot be written: {fault.strerror}.") from None
+        raise write_error(f"The order {file}", fault) from None
     return Order(drop=order.drop, file=file)
 
 
@@ -71,9 +71,7 @@ def take_orders(folder: Path) -> list[Order]:
     except FileNotFoundError:
         return []
     except OSError as fault:
-        raise JournalError(
-            f"{orders} cannot be read: {fault.strerror}.", hint="It must belong to the peer's user."
-        ) from None
+        raise read_error(f"The folder {orders}", fault) from None
     found = []
     for file in files:
         name = file.name.removeprefix(_DROP)
@@ -94,6 +92,4 @@ def done(order: Order) -> None:
     try:
         order.file.unlink(missing_ok=True)
     except OSError as fault:
-        raise JournalError(
-            f"{order.file} cannot be removed: {fault.strerror}.", hint="It must belong to the peer's user."
-        ) from None
+        raise write_error(f"The order {order.file}", fault, done="removed") from None

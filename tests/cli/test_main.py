@@ -122,6 +122,7 @@ def test_exit_codes_of_each_branch() -> None:
         errors.AlreadyRunning: 8,
         errors.InboxTaken: 8,
         errors.JournalError: 9,
+        errors.InTheWay: 10,
         errors.DiskFull: 10,
         errors.Unwell: 11,
     }

@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 import pytest
 import yaml
 
+from ppdl_mq.cli import exit_codes
 from ppdl_mq.cli.main import main, run
 from ppdl_mq.config.manifest import Manifest
 from ppdl_mq.config.reading import read_manifest, read_settings
@@ -84,6 +85,14 @@ def test_every_organisation_has_its_environment_and_the_same_unit() -> None:
     for name in FOLDERS:
         lines = (PEERS / name / "peer.env").read_text().splitlines()
         assert all(line.startswith("#") or "=" in line for line in lines)
+
+
+@pytest.mark.parametrize("unit", sorted(PEERS.glob("*/ppdl-mq.service")), ids=lambda path: path.parent.name)
+def test_the_unit_tries_again_what_may_pass_and_nothing_else(unit: Path) -> None:
+    (line,) = re.findall(r"^RestartPreventExitStatus=(.*)$", unit.read_text(), re.M)
+    held_back = {int(code) for code in line.split()}
+    assert exit_codes.STATE in held_back
+    assert not held_back & {exit_codes.RELAY, exit_codes.RUNNING, exit_codes.IN_THE_WAY}
 
 
 @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd-analyze is not on this machine")

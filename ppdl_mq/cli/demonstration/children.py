@@ -15,7 +15,7 @@ from typing import Final, Self
 
 from ppdl_mq.cli import exit_codes
 from ppdl_mq.cli.terminal import printable
-from ppdl_mq.errors import IdentityError, JournalError, PpdlError, RelayError, RemoteError, TrainingError
+from ppdl_mq.errors import IdentityError, InTheWay, JournalError, PpdlError, RelayError, RemoteError, TrainingError
 
 _PATIENCE_S: Final = 5.0  # between asking a process to stop and ending it
 _LAST_LINES: Final = 8
@@ -26,6 +26,7 @@ _KINDS: Final[Mapping[int, type[PpdlError]]] = {
     exit_codes.RELAY: RelayError,
     exit_codes.REMOTE: RemoteError,
     exit_codes.STATE: JournalError,
+    exit_codes.IN_THE_WAY: InTheWay,
 }
 
 
