@@ -9,6 +9,7 @@ import contextlib
 import fcntl
 import os
 import sqlite3
+import time
 from collections.abc import Container, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -29,6 +30,8 @@ from ppdl_mq.wire.entries import LOG_NAME
 from ppdl_mq.wire.header import Header, decode_header
 
 _FORMAT: Final = 3
+_LOCK_TRIES: Final = 20  # in a second: who only looks whether a peer runs holds the lock for a moment (peer/status.py)
+_LOCK_PAUSE_S: Final = 0.05
 _IN_WORDS: Final = {"format": "version of this program", "trial": "trial", "keys": "identity"}
 _SCHEMA: Final = """
 CREATE TABLE fact (name TEXT PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID;
@@ -285,7 +288,7 @@ def take_lock(folder: Path) -> int:
     """Return the handle of a state folder's lock, which holds until it is closed; the folder is made if missing.
 
     Raises:
-        AlreadyRunning: another process has it.
+        AlreadyRunning: another process has it, and keeps it for a second.
         JournalError: the folder cannot be used.
     """
     try:
@@ -295,17 +298,35 @@ def take_lock(folder: Path) -> int:
     except OSError as fault:
         raise write_error(f"The state folder {folder}", fault) from None
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
+        is_taken = _is_taken(lock)
+    except OSError as fault:
+        os.close(lock)
+        raise write_error(f"The lock of the state folder {folder}", fault, done="taken") from None
+    if not is_taken:
         os.close(lock)
         raise AlreadyRunning(
             f"Another process already runs this trial in {folder}.",
             hint="See `ppdl-mq peer status`; stop that process first.",
-        ) from None
+        )
     with contextlib.suppress(OSError):  # it is only told to people, and a full disk is met by what matters
         os.truncate(lock, 0)
         os.pwrite(lock, f"{os.getpid()}\n".encode(), 0)
     return lock
+
+
+def _is_taken(lock: int) -> bool:
+    """Take a lock, and tell whether that went well; one that another process has is waited for a second.
+
+    Raises:
+        OSError: the file system gives none.
+    """
+    for tried in range(_LOCK_TRIES):
+        if tried:
+            time.sleep(_LOCK_PAUSE_S)
+        with contextlib.suppress(BlockingIOError):
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+    return False
 
 
 def passing(folder: Path, fault: Exception) -> JournalError | None:

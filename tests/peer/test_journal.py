@@ -1,11 +1,14 @@
 from __future__ import annotations
 
+import errno
+import fcntl
 import os
 import shutil
 import sqlite3
 import stat
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,7 +18,7 @@ import pytest
 from ppdl_mq.config import limits
 from ppdl_mq.crypto.identity import Identity
 from ppdl_mq.crypto.secret import Secret
-from ppdl_mq.errors import AlreadyRunning, JournalError
+from ppdl_mq.errors import AlreadyRunning, InTheWay, JournalError
 from ppdl_mq.peer import runner
 from ppdl_mq.peer.blobs import INLINE_BYTES, Blobs
 from ppdl_mq.peer.journal import Journal
@@ -46,6 +49,49 @@ def test_a_second_one_is_refused_while_the_first_is_open(tmp_path: Path) -> None
         opened(tmp_path)
     first.close()
     opened(tmp_path).close()
+
+
+@pytest.fixture
+def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """Pauses before another try for the lock, which take no time here."""
+    taken: list[float] = []
+    monkeypatch.setattr(time, "sleep", taken.append)
+    return taken
+
+
+def test_who_only_looks_whether_a_peer_runs_keeps_none_from_starting(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A look takes the lock for a moment: here until the peer that starts has met it once."""
+    opened(tmp_path).close()
+    look = os.open(tmp_path / "lock", os.O_RDONLY)
+    fcntl.flock(look, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    monkeypatch.setattr(time, "sleep", lambda _: fcntl.flock(look, fcntl.LOCK_UN))
+    opened(tmp_path).close()
+    os.close(look)
+
+
+def test_a_lock_that_is_kept_is_waited_for_a_second(tmp_path: Path, pauses: list[float]) -> None:
+    first = opened(tmp_path)
+    with pytest.raises(AlreadyRunning):
+        opened(tmp_path)
+    assert 0.9 <= sum(pauses) <= 1.0
+    assert min(pauses) >= 0.01
+    assert [file.path for file in psutil.Process().open_files()].count(str(tmp_path / "lock")) == 1
+    first.close()
+    opened(tmp_path).close()
+
+
+def test_a_file_system_without_locks_is_told_as_that(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pauses: list[float]
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    with pytest.raises(InTheWay, match="No locks available"):
+        opened(tmp_path)
+    assert pauses == []
 
 
 def test_only_its_owner_can_look_into_the_folder(tmp_path: Path) -> None:
