@@ -13,6 +13,8 @@ from typing import Final
 
 from ppdl_mq.errors import ConfigError, DiskFull
 
+# What file systems say that cannot sync a folder, and folders into which one may only put something.
+_NO_SYNC: Final = (errno.EINVAL, errno.EBADF, errno.ENOTSUP, errno.EACCES)
 _NO_ROOM: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # the disk, the user's quota, the limit on a file's size
 
 
@@ -22,6 +24,19 @@ def is_for_want_of_room(fault: Exception) -> bool:
         return fault.errno in _NO_ROOM
     # safetensors reports the system's error in words of its own, with the number in them.
     return any(f"(os error {number})" in str(fault) for number in _NO_ROOM)
+
+
+def sync_folder(folder: Path) -> None:
+    """Return when the names in a folder are on disk.
+
+    Raises:
+        OSError: it cannot be opened, or the system could not write it.
+    """
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def write_new(path: Path, text: str, *, error: type[ConfigError]) -> None:
@@ -57,7 +72,7 @@ def replace(path: Path, text: str, *, error: type[ConfigError]) -> None:
 
 
 def copy(source: Path, path: Path, *, error: type[ConfigError]) -> Path:
-    """Copy a file, whole or not at all; `path` may be a folder. Return the path of the copy.
+    """Copy a file, whole or not at all; `path` may be a folder. Return the path of the copy, which is on disk then.
 
     Raises:
         ConfigError: as `error`; it cannot be written.
@@ -67,6 +82,8 @@ def copy(source: Path, path: Path, *, error: type[ConfigError]) -> Path:
     try:
         with _unfinished(target) as unfinished:
             shutil.copyfile(source, unfinished)
+            with unfinished.open("rb") as file:
+                os.fsync(file.fileno())
     except OSError as fault:
         if is_for_want_of_room(fault):
             raise DiskFull(str(target), fault.strerror or "no room") from None
@@ -86,3 +103,8 @@ def _unfinished(path: Path) -> Iterator[Path]:
     except BaseException:
         unfinished.unlink(missing_ok=True)
         raise
+    try:
+        sync_folder(path.parent)
+    except OSError as fault:
+        if fault.errno not in _NO_SYNC:  # people may write to any disk: a share, a stick
+            raise

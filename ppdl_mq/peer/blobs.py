@@ -9,7 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
-from ppdl_mq.peer.durable import is_missing, read_error, sync_folder, write_error
+from ppdl_mq.config.writing import sync_folder
+from ppdl_mq.peer.durable import is_missing, read_error, write_error
 from ppdl_mq.peer.journal import Journal
 
 INLINE_BYTES: Final = 1_048_576

@@ -18,8 +18,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
+from ppdl_mq.config.writing import sync_folder
 from ppdl_mq.numeric.flatten import Buffer
-from ppdl_mq.peer.durable import sync_folder
 from ppdl_mq.peer.folders import CHECKPOINT_ENDING
 
 log = logging.getLogger("ppdl_mq.peer")

@@ -8,7 +8,7 @@ import sqlite3
 from pathlib import Path
 from typing import Final
 
-from ppdl_mq.config.writing import is_for_want_of_room
+from ppdl_mq.config.writing import is_for_want_of_room, sync_folder
 from ppdl_mq.errors import DiskFull, InTheWay, JournalError
 
 # What SQLite says of a disk that takes no more. It calls only ENOSPC full: a quota or a limit on the size of files is
@@ -42,17 +42,16 @@ _DAMAGE: Final = (sqlite3.SQLITE_IOERR_CORRUPTFS, sqlite3.SQLITE_IOERR_DATA)
 _MISSING: Final = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.EEXIST, errno.ENXIO)
 
 
-def sync_folder(folder: Path) -> None:
-    """Return when the names in a folder are on disk.
+def make_folder(folder: Path) -> None:
+    """Return when a folder is there, for its owner alone; it and those above it that were made are on disk then.
 
     Raises:
-        OSError: it cannot be opened, or the system could not write it.
+        OSError: it cannot be made, or the system could not write it.
     """
-    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+    made = [each for each in (folder, *folder.parents) if not each.exists()]
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    for each in made:
+        sync_folder(each.parent)
 
 
 def write_note(path: Path, text: str = "") -> None:

@@ -17,8 +17,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from ppdl_mq.config.writing import sync_folder
 from ppdl_mq.errors import JournalError
-from ppdl_mq.peer.durable import sync_folder, write_error, write_note
+from ppdl_mq.peer.durable import write_error, write_note
 from ppdl_mq.peer.folders import (
     GIVEN_UP_NAME,
     JOURNAL_NAME,

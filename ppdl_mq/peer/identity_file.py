@@ -21,11 +21,11 @@ from pathlib import Path
 from typing import Any, Final
 
 from ppdl_mq.config import limits, plain
+from ppdl_mq.config.writing import sync_folder
 from ppdl_mq.crypto import passphrase as sealing
 from ppdl_mq.crypto.identity import SECRET_BYTES, Identity, PublicIdentity
 from ppdl_mq.crypto.secret import Secret
 from ppdl_mq.errors import IdentityError, PassphraseError
-from ppdl_mq.peer.durable import sync_folder
 
 FORMAT: Final = "ppdl-mq-identity-1"
 

@@ -22,7 +22,7 @@ from ppdl_mq.crypto.identity import Identity
 from ppdl_mq.crypto.seal import open_sealed, seal
 from ppdl_mq.crypto.secret import Secret
 from ppdl_mq.errors import AlreadyRunning, DiskFull, InTheWay, JournalError, Malformed, Unauthentic
-from ppdl_mq.peer.durable import is_full, is_held, is_in_the_way, write_error
+from ppdl_mq.peer.durable import is_full, is_held, is_in_the_way, make_folder, write_error
 from ppdl_mq.peer.folders import GIVEN_UP_NAME, JOURNAL_NAME, LOCK_NAME, has_live_secrets, has_spoken
 from ppdl_mq.peer.rowsum import MARK_FACT, RowSum, columns_of
 from ppdl_mq.wire import canonical
@@ -292,7 +292,7 @@ def take_lock(folder: Path) -> int:
         JournalError: the folder cannot be used.
     """
     try:
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        make_folder(folder)
         folder.chmod(0o700)  # it may have been there already
         lock = os.open(folder / LOCK_NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as fault:

@@ -31,6 +31,7 @@ from pathlib import Path
 from typing import Any, Final, NoReturn, Self
 
 from ppdl_mq.config import limits
+from ppdl_mq.config.writing import sync_folder
 from ppdl_mq.crypto import labels
 from ppdl_mq.crypto.hashing import sha256
 from ppdl_mq.crypto.identity import Identity
@@ -38,7 +39,7 @@ from ppdl_mq.crypto.seal import OVERHEAD_BYTES, open_sealed, seal
 from ppdl_mq.crypto.secret import Secret
 from ppdl_mq.errors import IllegalEvent, JournalError, Malformed, Unauthentic
 from ppdl_mq.peer.birth import born_ns
-from ppdl_mq.peer.durable import is_missing, read_error, sync_folder, write_error, write_note
+from ppdl_mq.peer.durable import is_missing, read_error, write_error, write_note
 from ppdl_mq.peer.folders import LIVE_NAME, SPOKEN_NAME, has_spoken
 from ppdl_mq.wire import canonical
 

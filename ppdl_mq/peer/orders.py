@@ -12,8 +12,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
+from ppdl_mq.config.writing import sync_folder
 from ppdl_mq.errors import JournalError
-from ppdl_mq.peer.durable import read_error, sync_folder, write_error
+from ppdl_mq.peer.durable import read_error, write_error
 
 ORDERS_NAME: Final = "orders"
 _LEAVE: Final = "leave"

@@ -11,7 +11,7 @@ import safetensors
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 
-from ppdl_mq.config.writing import is_for_want_of_room
+from ppdl_mq.config.writing import is_for_want_of_room, sync_folder
 from ppdl_mq.errors import DiskFull, ModelError
 from ppdl_mq.numeric.flatten import Buffer, Layout, raw_bytes
 
@@ -43,6 +43,7 @@ def save_model(path: Path, layout: Layout, weights: Buffer, metadata: Mapping[st
             with draft.open("rb") as file:
                 os.fsync(file.fileno())
             draft.replace(path)
+            sync_folder(path.parent)
         finally:
             shutil.rmtree(folder, ignore_errors=True)
     except (OSError, SafetensorError) as error:

@@ -21,7 +21,7 @@ from ppdl_mq.crypto.secret import Secret
 from ppdl_mq.errors import AlreadyRunning, InTheWay, JournalError
 from ppdl_mq.peer import runner
 from ppdl_mq.peer.blobs import INLINE_BYTES, Blobs
-from ppdl_mq.peer.journal import Journal
+from ppdl_mq.peer.journal import Journal, take_lock
 from ppdl_mq.peer.live import LiveMark, LiveSecrets, live_key
 from ppdl_mq.protocol.events import Started
 from ppdl_mq.protocol.phases import Phase
@@ -101,6 +101,22 @@ def test_only_its_owner_can_look_into_the_folder(tmp_path: Path) -> None:
             folder.chmod(0o755)
         opened(folder).close()
         assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+
+
+def test_the_names_of_folders_that_were_made_are_on_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    synced: list[Path] = []
+    fsync = os.fsync
+
+    def noted(handle: int) -> None:
+        synced.append(Path(f"/proc/self/fd/{handle}").readlink())
+        fsync(handle)
+
+    monkeypatch.setattr(os, "fsync", noted)
+    folder = tmp_path / "new" / "state"
+    for made in ([tmp_path / "new", tmp_path], []):  # the second time everything is there
+        synced.clear()
+        os.close(take_lock(folder))
+        assert synced == made
 
 
 def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:

@@ -34,6 +34,27 @@ def test_a_model_comes_back_bit_for_bit_and_others_can_read_it(tmp_path: Path) -
     assert [each.name for each in path.parent.iterdir()] == [path.name]
 
 
+def test_it_is_on_disk_before_it_has_its_name_and_then_its_name_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done: list[str] = []
+    fsync, replace = os.fsync, Path.replace
+
+    def noted_fsync(handle: int) -> None:
+        done.append(f"fsync {Path(f'/proc/self/fd/{handle}').readlink().name}")
+        fsync(handle)
+
+    def noted_replace(path: Path, target: Path) -> Path:
+        done.append("rename")
+        return replace(path, target)
+
+    monkeypatch.setattr(os, "fsync", noted_fsync)
+    monkeypatch.setattr(Path, "replace", noted_replace)
+    module = model()
+    save_model(tmp_path / "model.safetensors", Layout.of(module), flatten.flatten(module))
+    assert done == ["fsync model.safetensors", "rename", f"fsync {tmp_path.name}"]
+
+
 def test_who_reads_the_old_file_reads_on_undisturbed(tmp_path: Path) -> None:
     module = model()
     layout, path = Layout.of(module), tmp_path / "model.safetensors"
