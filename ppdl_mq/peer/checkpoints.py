@@ -45,6 +45,7 @@ class Checkpoints:
         self.every_s = every_s
         self._folder = folder
         self._has_failed = False
+        self._has_left_old_ones = False
 
     @contextmanager
     def view(self, number: int) -> Iterator[memoryview | None]:
@@ -116,7 +117,15 @@ class Checkpoints:
         return self._folder / f"turn-{number}{CHECKPOINT_ENDING}"
 
     def _remove_all_but(self, kept: str | None) -> None:
-        for path in self._folder.iterdir():
+        try:
+            paths = list(self._folder.iterdir())
+        except OSError as fault:
+            if not self._has_left_old_ones:
+                log.warning("Old checkpoints cannot be looked for, and stay for now: %s.", fault.strerror)
+            self._has_left_old_ones = True
+            return
+        self._has_left_old_ones = False
+        for path in paths:
             if _NAME.fullmatch(path.name) and path.name != kept:
                 with contextlib.suppress(OSError):
                     path.unlink(missing_ok=True)

@@ -76,6 +76,25 @@ def test_those_of_other_turns_go_and_nothing_else(shelf: Checkpoints, tmp_path: 
     assert {path.name for path in tmp_path.iterdir()} == set(others)
 
 
+def test_a_folder_that_cannot_be_looked_into_is_said_once_and_ends_nothing(
+    shelf: Checkpoints, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "turn-1.checkpoint").write_bytes(b"old")
+    (tmp_path / "turn-2.checkpoint").write_bytes(b"mine")
+
+    def no_more_files(_: Path) -> Any:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "iterdir", no_more_files)
+        assert content(shelf, 2) == b"mine"
+        shelf.clear()
+    messages = [record.getMessage() for record in caplog.records]
+    assert messages == ["Old checkpoints cannot be looked for, and stay for now: Too many open files."]
+    assert content(shelf, 2) == b"mine"
+    assert [path.name for path in tmp_path.iterdir()] == ["turn-2.checkpoint"]
+
+
 def test_what_is_no_plain_file_is_damaged(shelf: Checkpoints, tmp_path: Path) -> None:
     path = tmp_path / "turn-1.checkpoint"
     (tmp_path / "elsewhere").write_bytes(b"x")
