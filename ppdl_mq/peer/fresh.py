@@ -18,8 +18,7 @@ from pathlib import Path
 from typing import Final
 
 from ppdl_mq.config.writing import sync_folder
-from ppdl_mq.errors import JournalError
-from ppdl_mq.peer.durable import write_error, write_note
+from ppdl_mq.peer.durable import read_error, write_error, write_note
 from ppdl_mq.peer.folders import (
     GIVEN_UP_NAME,
     JOURNAL_NAME,
@@ -58,13 +57,17 @@ def look(folder: Path, *, trial_id: bytes, keys: bytes) -> Holding:
         keys: of the identity, 64 bytes.
 
     Raises:
-        JournalError: the folder cannot be read, or is another trial's or identity's.
+        JournalError: the folder is another trial's or identity's.
+        InTheWay: it cannot be read for now, for instance since it is another user's.
     """
-    if (folder / GIVEN_UP_NAME).exists():
-        return Holding(has_anything=True, has_spoken=True)
-    if not _to_move(folder):
-        return Holding(has_anything=False, has_spoken=False)
-    return Holding(has_anything=True, has_spoken=_may_have_spoken(folder, {"trial": trial_id, "keys": keys}))
+    try:
+        if (folder / GIVEN_UP_NAME).exists():
+            return Holding(has_anything=True, has_spoken=True)
+        if not _to_move(folder):
+            return Holding(has_anything=False, has_spoken=False)
+        return Holding(has_anything=True, has_spoken=_may_have_spoken(folder, {"trial": trial_id, "keys": keys}))
+    except OSError as fault:
+        raise read_error(f"The state folder {folder}", fault) from None
 
 
 def set_aside(folder: Path, *, trial_id: bytes, keys: bytes) -> Path | None:
@@ -104,8 +107,6 @@ def _to_move(folder: Path) -> list[str]:
         names = [path.name for path in folder.iterdir()]
     except FileNotFoundError:
         return []
-    except OSError as fault:
-        raise JournalError(f"The state folder {folder} cannot be read: {fault.strerror}.") from None
     return [name for name in names if name not in (LOCK_NAME, GIVEN_UP_NAME) and not name.startswith(_ASIDE)]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
 from types import ModuleType
@@ -167,6 +168,28 @@ def test_cut_short_it_never_lets_a_peer_speak_twice(
         opened(tmp_path)
     assert list(tmp_path.rglob("model.safetensors"))
     assert not list(tmp_path.rglob("0123456789abcdef"))
+
+
+def test_a_folder_of_another_user_is_told_in_one_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    files = TrialFiles(tmp_path, ("anna", "bert"))
+    folder = files.state("anna")
+    opened(folder).close()
+    looked_at = Path.stat
+
+    def closed_to_others(path: Path, **given: bool) -> os.stat_result:
+        if path.parent == folder:
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+        return looked_at(path, **given)
+
+    monkeypatch.setattr(Path, "stat", closed_to_others)
+    capfd.readouterr()
+    assert run((*files.run_arguments("anna"), "--fresh")) == 10
+    said = capfd.readouterr().err
+    assert f"The state folder {folder} cannot be read: Permission denied." in said
+    assert "rights" in said
+    assert "bug" not in said
 
 
 def test_on_the_command_line(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
