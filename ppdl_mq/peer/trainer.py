@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import queue
 import threading
+import traceback
 from collections.abc import Callable
 from contextlib import ExitStack
 from typing import Final
@@ -73,20 +74,33 @@ class Trainer:
     def _run(self) -> None:
         while (taken := self._jobs.get()) is not None:
             job, held = taken
-            with held:
-                if not self._stop.is_set():
-                    self._do(job)
+            try:
+                with held:
+                    if not self._stop.is_set():
+                        self._do(job)
+            except BufferError:  # somebody reads on in what is given back: it lasts until that one lets go
+                log.warning("What a job read could not be given back at once.")
             del taken, job, held  # what they hold on to may be as large as the model
 
     def _do(self, job: Job) -> None:
         try:
             self._inputs.put(Worked(job(self._stop)))
-        except Interrupted:
-            return
+        except Interrupted as stopped:
+            _let_go(stopped)
         except PpdlError as error:
+            _let_go(error)
             self._inputs.put(TrainingFailed(error))
         except (Exception, SystemExit) as error:  # what a model raises must reach the person, not a dead thread
+            _let_go(error)
             # Not the exception's text: it may quote somebody's data.
             failed = TrainingError(f"Training failed with {type(error).__name__}.", hint="--debug shows where.")
             failed.__cause__ = error
             self._inputs.put(TrainingFailed(failed))
+
+
+def _let_go(error: BaseException) -> None:
+    """Clear the variables of the calls that failed: views of what the job read, which could not be given back else."""
+    before: BaseException | None = error
+    while before is not None:
+        traceback.clear_frames(before.__traceback__)
+        before = before.__context__

@@ -1,11 +1,15 @@
 from __future__ import annotations
 
+import mmap
 import queue
 import threading
+import traceback
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
 import pytest
 
 from ppdl_mq.errors import Interrupted, TrainingError
@@ -74,3 +78,53 @@ def test_a_stop_ends_the_job_and_begins_no_other() -> None:
     trainer.stop()
     assert inputs.empty()
     assert left == ["first", "second"]
+
+
+def mapped(path: Path) -> tuple[ExitStack, memoryview]:
+    """Map a file as the journal's blobs are mapped for a job; with what gives it back."""
+    path.write_bytes(bytes(100))
+    stack = ExitStack()
+    with path.open("rb") as file:
+        mapping = stack.enter_context(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+    return stack, stack.enter_context(memoryview(mapping))
+
+
+@pytest.mark.parametrize("kind", [TrainingError, ValueError, Interrupted])
+def test_a_job_that_fails_while_it_reads_is_told_and_others_run(
+    tmp_path: Path, kind: type[Exception], caplog: pytest.LogCaptureFixture
+) -> None:
+    inputs: queue.SimpleQueue[Any] = queue.SimpleQueue()
+    trainer = Trainer(cast("Inputs", inputs))
+    stack, view = mapped(tmp_path / "weights")
+
+    def fail(_: threading.Event) -> object:
+        weights = np.frombuffer(view, dtype=np.uint8)
+        try:
+            raise KeyError(int(weights[0]))
+        except KeyError:
+            raise kind("while it reads")  # noqa: B904 (as a model may)
+
+    trainer.submit(fail, stack)
+    trainer.submit(lambda _: "next")
+    results = [inputs.get(timeout=10) for _ in range(1 if kind is Interrupted else 2)]
+    trainer.stop()
+    assert results[-1] == Worked("next")
+    if kind is not Interrupted:
+        assert isinstance(results[0], TrainingFailed)
+        assert "while it reads" in "".join(traceback.format_exception(results[0].error))  # for --debug
+    assert caplog.messages == []
+    with pytest.raises(ValueError, match="released"):
+        bytes(view)
+
+
+def test_what_reads_on_after_its_job_does_not_end_the_trainer(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    inputs: queue.SimpleQueue[Any] = queue.SimpleQueue()
+    trainer = Trainer(cast("Inputs", inputs))
+    stack, view = mapped(tmp_path / "weights")
+    trainer.submit(lambda _: np.frombuffer(view, dtype=np.uint8), stack)
+    trainer.submit(lambda _: "next")
+    first = inputs.get(timeout=10)
+    assert inputs.get(timeout=10) == Worked("next")
+    trainer.stop()
+    assert caplog.messages == ["What a job read could not be given back at once."]
+    assert not first.result.any()
