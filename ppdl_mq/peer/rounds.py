@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import math
 import secrets
 import threading
 import time
@@ -53,7 +54,7 @@ _AUDIT_STEPS = 1 << 20  # resolution of the audit's probability
 # A loop that took longer to come round did not listen: the relay was away, or took nothing, or this machine slept.
 _DEAF_S: Final = 10.0
 
-# After that nobody counts as absent before he had time to be heard again.
+# After that nobody counts as absent before he had time to be heard again: others may still wait to try once more.
 _HEARING_S: Final = 120.0
 
 
@@ -91,7 +92,7 @@ class RoundHands(Hands):
         self._audit_rate = audit_rate
         self._vectors = Vectors(tools.manifest, tools.worker.layout, me=tools.terms.me, rows=tools.worker.rows)
         self._absent_s: dict[str, float] = {}  # for how long each has been waited for, while this peer listened
-        self._listened_s = 0.0  # without a break
+        self._listened_s = math.inf  # since the last break
         self._round_at = time.monotonic()
         self._rest = Rest(tools.driver)
 
@@ -150,7 +151,7 @@ class RoundHands(Hands):
         self._check_dropped()
         self._rest.look()
         self._count_absence()
-        if self._listened_s < min(_HEARING_S, self._rules.absent_after_s):
+        if self._listened_s < _HEARING_S:
             return
         for name, absent_s in self._absent_s.items():
             if absent_s < self._rules.absent_after_s:

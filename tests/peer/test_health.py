@@ -36,6 +36,7 @@ STATUS: dict[str, Any] = {
     "waiting_since": {},
     "last_contact": {"bert": None},
     "not_there_yet": [],
+    "other_manifests": {},
     "received": 0,
     "published_messages": 0,
     "published_bytes": 0,

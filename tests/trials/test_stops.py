@@ -125,7 +125,10 @@ def test_while_the_relay_takes_nothing(tmp_path: Path, started: Processes) -> No
         files = TrialFiles(tmp_path, ("anna", "bert"), broker=node.url(), new=LONG)
         peers = {peer: started.start(*files.run_arguments(peer)) for peer in files.names}
         peers["anna"].wait_for("Turn 3 of 90")
+        bert = psutil.Process(peers["bert"].pid)
+        bert.suspend()  # the trial must not end while the broker takes up what it is told
         node.ctl("set_vm_memory_high_watermark", "0.00001")
+        bert.resume()
         time.sleep(2)  # the turn goes round until it is held up: nothing tells of that moment in every version
         for process in peers.values():
             ended_by(process, signal.SIGTERM)
