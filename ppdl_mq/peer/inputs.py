@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 import queue
 import threading
 from dataclasses import dataclass, field
 from typing import Final
 
-from ppdl_mq.errors import PpdlError, RelayError
+from ppdl_mq.errors import PpdlError, RelayError, RelayLost
 from ppdl_mq.transport.base import MAX_HELD, Delivery, Transport
 
 _BUSY_S: Final = 0.02
+
+log = logging.getLogger("ppdl_mq.peer")
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +89,13 @@ class Receiver:
                 delivery = self._transport.receive(timeout_s=0.5)
             except RelayError as error:
                 self._inputs.put(LinkDown(error, self._connection))
+                return
+            except (
+                Exception
+            ) as error:  # a bug, ours or of what we use: the loop must not wait for a thread that is gone
+                log.exception("the thread that receives failed")
+                broke = RelayLost(f"Receiving from the relay failed: {type(error).__name__}.")
+                self._inputs.put(LinkDown(broke, self._connection))
                 return
             if delivery is not None:
                 self._inputs.put(Delivered(delivery, self._connection))

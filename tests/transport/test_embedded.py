@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import sqlite3
@@ -90,6 +91,41 @@ def test_a_waiting_reader_gets_what_a_dying_holder_leaves(path: Path) -> None:
         os.close(holder._holder._lock)  # as the system does for a process that died
         assert bodies(receive_all(reader, 1)) == [b"1"]
         holder._holder._lock = os.open("/dev/null", os.O_RDONLY)
+
+
+def test_a_lock_file_that_cannot_be_looked_at_loses_the_connection_only(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def too_many_open_files(*_: object) -> bool:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    with opened(path) as reader, opened(path) as holder:
+        reader.declare("a")
+        reader.subscribe("a")
+        holder.publish("a", [b"1", b"2"])
+        assert holder.get("a").body == b"1"
+        with monkeypatch.context() as for_a_moment:
+            for_a_moment.setattr("ppdl_mq.transport.embedded.adapter.is_alive", too_many_open_files)
+            for use in (lambda: reader.receive(SOON_S), lambda: reader.depth("a")):  # the second has no connection
+                with pytest.raises(RelayLost):
+                    use()
+        holder.close()
+        reader.connect()
+        reader.subscribe("a")
+        assert bodies(receive_all(reader, 2)) == [b"1", b"2"]
+
+
+def test_files_that_cannot_be_removed_keep_nobody_from_closing(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def read_only(*_: object) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    before = open_files()
+    transport = opened(path)
+    transport.declare("a")
+    with monkeypatch.context() as for_a_moment:
+        for_a_moment.setattr("ppdl_mq.transport.embedded.holder.remove", read_only)
+        transport.close()
+    assert open_files() == before
 
 
 def test_several_processes_publish_and_nothing_is_lost_or_mixed(path: Path) -> None:

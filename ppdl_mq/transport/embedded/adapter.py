@@ -8,7 +8,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final, cast
 
@@ -17,7 +17,7 @@ from ppdl_mq.errors import InboxTaken, MessageTooLarge, RelayLost, Unroutable
 from ppdl_mq.transport.address import Names
 from ppdl_mq.transport.base import MAX_HELD, Delivery, Transport
 from ppdl_mq.transport.embedded.holder import Holder, is_alive, remove, wake
-from ppdl_mq.transport.embedded.store import folder_of, open_store, os_error, working_error
+from ppdl_mq.transport.embedded.store import folder_of, open_store, os_error, system_error, working_error
 
 # A publisher wakes the reader through a pipe, within a fraction of a millisecond. This is for what wakes nobody:
 # a holder that died.
@@ -169,7 +169,7 @@ class EmbeddedTransport(Transport):
 
     @contextmanager
     def _transaction(self, *, durable: bool = False) -> Iterator[sqlite3.Connection]:
-        """Give the database for one write; an error of SQLite ends the connection."""
+        """Give the database for one write; an error of SQLite or of the system ends the connection."""
         with self._lock:
             database = self._database
             if database is None or self._holder is None:
@@ -189,6 +189,9 @@ class EmbeddedTransport(Transport):
             except sqlite3.Error as error:
                 self._drop()
                 raise working_error(error, self._path) from error
+            except OSError as error:  # the lock file of another connection cannot be looked at
+                self._drop()
+                raise system_error(error, self._path) from error
 
     def _drop(self) -> None:
         """Give up database and lock, once no thread waits on the pipe."""
@@ -200,7 +203,8 @@ class EmbeddedTransport(Transport):
             while self._waiting:
                 wake(self._folder, holder.name)
                 self._lock.wait(0.01)  # the wake-up may be taken by another waiter, so it is repeated
-            holder.close()
+            with suppress(OSError):  # files of ours that remain mislead nobody: without the lock we are not alive
+                holder.close()
 
     def _store(self, address: str, body: bytes, *, durable: bool) -> None:
         with self._transaction(durable=durable) as database:

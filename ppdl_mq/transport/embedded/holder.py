@@ -44,9 +44,11 @@ class Holder:
 
     def close(self) -> None:
         """Give up the lock. The caller sees to it that no thread is in `wait`."""
-        remove(self._folder, self.name)
-        os.close(self._pipe)
-        os.close(self._lock)
+        try:
+            remove(self._folder, self.name)
+        finally:
+            os.close(self._pipe)
+            os.close(self._lock)
 
 
 def wake(folder: Path, name: str) -> None:

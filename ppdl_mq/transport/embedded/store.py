@@ -107,6 +107,11 @@ def working_error(error: sqlite3.Error, path: Path) -> RelayLost:
     return RelayLost(f"The relay's file {path} fails: {error}.")
 
 
+def system_error(error: OSError, path: Path) -> RelayLost:
+    """Say what an error of the operating system means in the middle of the work; the connection is given up."""
+    return RelayLost(f"The relay's file {path} fails: {error.strerror or error}.")
+
+
 def os_error(error: OSError, path: Path) -> RelayError:
     """Say what an error of the operating system means while opening."""
     reason = error.strerror or str(error)
