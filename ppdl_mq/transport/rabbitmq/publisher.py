@@ -156,7 +156,8 @@ class Publisher:
         with self._changed:
             self._flush_is_due = False
             if not channel.is_open:
-                return  # `_on_channel_closed` gave up on these
+                self._give_up(RelayLost("The channel to the relay is closed."))
+                return
             bodies = list(self._outbox)
             self._outbox.clear()
             for current, body in bodies:
@@ -197,18 +198,14 @@ class Publisher:
         error = channel_error(reason, address) if is_code(reason, 311, 403, 404, 406) else lost(reason)
         self._give_up(error)
 
-    def _fail(self, error: RelayError) -> None:
-        with self._changed:
-            self._error = self._error or error
-            self._changed.notify_all()
-
     def _give_up(self, error: RelayError) -> None:
         """Fail, and expect no more confirms."""
-        with self._changed:
+        with self._changed:  # once for both: what is handed over in between would stay, and be waited for
+            self._error = self._error or error
             self._outbox.clear()
             self._unconfirmed.clear()
             self._bytes_under_way = 0
-        self._fail(error)
+            self._changed.notify_all()
 
 
 def give_channel(channel: Channel, answer: Future[Any]) -> None:
