@@ -19,7 +19,7 @@ from typing import Final
 from nacl.utils import random as system_random
 
 from ppdl_mq.config import limits
-from ppdl_mq.errors import JournalError, NotTaken, Unroutable
+from ppdl_mq.errors import JournalError, NotTaken, RelayLost, Unroutable
 from ppdl_mq.peer.blobs import Blobs
 from ppdl_mq.peer.journal import Journal
 from ppdl_mq.peer.slots import Slots
@@ -183,12 +183,17 @@ class Outbox:
             letters: unsent.
 
         Raises:
-            RelayLost: the connection broke; nothing is forgotten.
+            RelayLost: the connection broke; nothing is forgotten. Whose messages the relay does not confirm is left
+                alone for a while, so that others are served first.
             MessageTooLarge: the relay refuses parts of this size.
         """
         tries = [_Try(letter) for letter in letters]
         try:
             refusals = transport.publish_all((each.letter.recipient, self._sealed(state, each)) for each in tries)
+        except RelayLost:
+            for recipient in transport.withheld:
+                self._leave_alone(recipient)
+            raise
         finally:
             for each in tries:
                 each.close()
@@ -379,9 +384,16 @@ class Outbox:
     def _delay(self, recipient: str, fate: Fate) -> Fate:
         before = self._waiting.get(recipient)
         delay_s = min(limits.BACKOFF_LAST_S, before.delay_s * 2) if before else limits.BACKOFF_FIRST_S
+        self._wait(recipient, delay_s, fate)
+        return fate
+
+    def _leave_alone(self, recipient: str) -> None:
+        """Let the loop go round before a recipient whose queue hangs is tried again: it would hang there at once."""
+        self._wait(recipient, limits.BACKOFF_LAST_S, Fate.LATER)
+
+    def _wait(self, recipient: str, delay_s: float, fate: Fate) -> None:
         jitter = random.uniform(0.5, 1.0)  # noqa: S311 (spreads retries; nothing secret)
         self._waiting[recipient] = _Waiting(until=time.monotonic() + delay_s * jitter, delay_s=delay_s, fate=fate)
-        return fate
 
 
 def _split(sealed: memoryview, part_bytes: int) -> Iterator[bytes]:

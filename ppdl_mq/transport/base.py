@@ -52,8 +52,17 @@ class Transport(abc.ABC):
 
     @property
     def blocked_reason(self) -> str | None:
-        """Why the relay takes no messages at the moment, in its own words; None while it does."""
+        """Why the relay takes no messages at the moment, or that it confirms none; None while it does both."""
         return None
+
+    @property
+    def withheld(self) -> tuple[str, ...]:
+        """Addresses, sorted, of messages that the relay was sent and has not confirmed, while it confirms nothing.
+
+        Empty until that has lasted so long that it is not a matter of speed. Also to be asked after a `RelayLost`, and
+        before `close`: it tells what not to begin with again.
+        """
+        return ()
 
     @property
     def connected_to(self) -> str | None:

@@ -218,6 +218,44 @@ def test_what_was_not_confirmed_stays_unsent(post: Post, error: Exception, monke
     assert post.outbox.published_messages == 0
 
 
+class Withholding(MemoryTransport):
+    """Takes everything, confirms nothing for one inbox, and gives the connection up for that."""
+
+    is_withholding = True
+
+    @property
+    def withheld(self) -> tuple[str, ...]:
+        return ("bert",) if self.is_withholding else ()
+
+    def publish(self, address: str, bodies: Iterable[bytes]) -> None:
+        super().publish(address, bodies)
+        if address in self.withheld:
+            raise RelayLost("it confirms nothing")
+
+
+def test_whose_messages_are_not_confirmed_is_left_alone_for_a_while(post: Post) -> None:
+    """So that the loop goes round meanwhile, and the others get theirs."""
+    transport = post.transport = Withholding(post.transport._relay)
+    transport.connect()
+    for number in range(2):
+        post.add(confirm("bert", ordinal=number))
+        post.add(confirm("cleo", ordinal=number))
+    with pytest.raises(RelayLost):
+        post.publish()
+    to_bert = post.published
+    assert [letter.recipient for letter in post.outbox.due()] == ["cleo"] * 2
+    assert limits.BACKOFF_LAST_S / 2 - 1 < (post.outbox.next_due_s() or 0) <= limits.BACKOFF_LAST_S
+    assert [address for address, _ in post.publish()] == ["cleo"] * 2
+    assert post.outbox.without_inbox() == ()
+    assert post.outbox.unsent_to() == ("bert",)
+
+    transport.is_withholding = False
+    for waiting in post.outbox._waiting.values():
+        waiting.until = 0.0
+    assert post.publish()[:1] == to_bert, "the same bytes"
+    assert post.outbox.unsent_to() == ()
+
+
 def test_withdraw_and_forget(post: Post) -> None:
     for number in (1, 2):
         post.slots.put(Slot("turn", number), bytes(INLINE_BYTES))

@@ -18,6 +18,7 @@ from ppdl_mq.config.broker import BrokerAddress
 from ppdl_mq.errors import InboxTaken, NotTaken, RelayError, RelayLost, RelayRefused, RelayUnreachable, Unroutable
 from ppdl_mq.transport.base import MAX_HELD, Transport
 from ppdl_mq.transport.opening import open_transport
+from ppdl_mq.transport.rabbitmq import publisher
 from ppdl_mq.transport.rabbitmq.check_message import MARK, SMALL
 from tests.rabbit import RabbitNode
 from tests.transport.relays import SOON_S, bodies, eventually, new_trial, rabbit_address, receive_all, subscribe_soon
@@ -183,6 +184,37 @@ def test_closing_does_not_wait_for_a_broker_that_takes_nothing(rabbit: RabbitNod
                 publishing.result(SOON_S)
     finally:
         rabbit.ctl("set_vm_memory_high_watermark", "0.4")
+
+
+def test_an_inbox_that_hangs_is_named_and_ends_the_connection(
+    rabbit: RabbitNode, trial: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(publisher, "_SAID_AFTER_S", 0.5)
+    monkeypatch.setattr(publisher, "_LOST_AFTER_S", 3.0)
+    find = (
+        f'{{ok, Q}} = rabbit_amqqueue:lookup(rabbit_misc:r(<<"/">>, queue, <<"test.{trial}.b">>)),'
+        " Pid = amqqueue:get_pid(Q), "
+    )
+    with opened(rabbit, trial, queue_type="classic") as transport:
+        for address in ("a", "b"):
+            transport.declare(address)
+        rabbit.ctl("eval", find + "sys:suspend(Pid).")
+        try:
+            seen: list[str | None] = []
+            transport.look_round(lambda: seen.append(transport.blocked_reason))
+            with pytest.raises(RelayLost):
+                transport.publish_all([("a", [b"a"]), ("b", [b"b"])])
+            assert transport.withheld == ("b",)
+            assert seen[0] is None
+            assert seen[-1] is not None
+            assert "sent to b since" in seen[-1]
+        finally:
+            rabbit.ctl("eval", find + "sys:resume(Pid).")
+        transport.connect()
+        assert (transport.withheld, transport.blocked_reason) == ((), None)
+        transport.publish_all([("b", [b"b"])])
+        assert [transport.get("b").body for _ in range(2)] == [b"b", b"b"]
+        assert transport.get("a").body == b"a"
 
 
 def test_a_full_queue_refuses_and_says_so(rabbit: RabbitNode, transport: Transport, trial: str) -> None:

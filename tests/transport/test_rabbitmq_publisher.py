@@ -6,11 +6,15 @@ import threading
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
+from types import SimpleNamespace
 from typing import Any
 
+import pika
+import pytest
 from pika import exceptions as amqp
 
-from ppdl_mq.errors import RelayLost
+from ppdl_mq.config import limits
+from ppdl_mq.errors import Interrupted, NotTaken, RelayLost, Unroutable
 from ppdl_mq.transport.rabbitmq.publisher import Publisher, _Set
 
 
@@ -41,6 +45,10 @@ class Link:
     def __init__(self) -> None:
         self.connection = self
         self.opened: list[Channel] = []
+        self.looked = 0
+        self.each_look: Callable[[], None] = lambda: None
+        self.unwritten_bytes = 0
+        self.blocked_reason: str | None = None
         self._submitted: deque[Callable[[], None]] = deque()
 
     def channel(self, on_open_callback: Callable[[Channel], None]) -> Channel:
@@ -61,7 +69,10 @@ class Link:
         while self._submitted:
             self._submitted.popleft()()
 
-    def look(self) -> None: ...
+    def look(self) -> None:
+        self.looked += 1
+        self.work()
+        self.each_look()
 
 
 class Gap(threading.Condition):
@@ -105,3 +116,126 @@ class TestAChannelThatIsClosed:
         assert type(publisher._error) is RelayLost
         assert not self.hand_over(publisher, channel)
         assert channel.published == []
+
+
+class Clock:
+    """Time that passes where a test has it pass."""
+
+    def __init__(self) -> None:
+        self.now = 1_000_000_000.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def time(self) -> float:
+        return self.now
+
+
+LOOK_EVERY_S = 10.0  # on the clock
+
+
+class Stage:
+    """A publisher on a link, whose time passes as it looks round. A test says what else happens at each look."""
+
+    def __init__(self, clock: Clock) -> None:
+        self.clock = clock
+        self.link = Link()
+        self.link.each_look = self._look
+        self.publisher = Publisher(self.link, "exchange")
+        self.happens: Callable[[int], None] = lambda _: None
+        self.seen: list[tuple[str, ...]] = []  # what was withheld, at each look
+        self.reasons: list[str | None] = []
+
+    def _look(self) -> None:
+        self.clock.now += LOOK_EVERY_S
+        self.seen.append(self.publisher.withheld)
+        self.reasons.append(self.publisher.withheld_reason)
+        assert self.link.looked < 200, "it waits for good"
+        self.happens(self.link.looked)
+
+    def confirm(self, up_to: int) -> None:
+        method = pika.spec.Basic.Ack(delivery_tag=up_to, multiple=True)
+        self.link.opened[-1].confirm(SimpleNamespace(method=method))
+
+    def publish(self) -> list[Unroutable | NotTaken | None]:
+        return self.publisher.publish_all([("bert", [b"1", b"2"]), ("cleo", [b"3"])])
+
+
+@pytest.fixture
+def stage(monkeypatch: pytest.MonkeyPatch) -> Stage:
+    clock = Clock()
+    monkeypatch.setattr("ppdl_mq.transport.rabbitmq.publisher.time", clock)
+    monkeypatch.setattr(limits, "LOOK_S", 0.001)
+    return Stage(clock)
+
+
+class TestConfirmsThatStayAway:
+    def test_are_said_after_a_while_and_end_the_connection_after_a_longer_one(self, stage: Stage) -> None:
+        def cleo_is_confirmed(look: int) -> None:
+            if look == 1:
+                stage.link.opened[-1].confirm(SimpleNamespace(method=pika.spec.Basic.Ack(delivery_tag=3)))
+
+        stage.happens = cleo_is_confirmed
+        with pytest.raises(RelayLost) as caught:
+            stage.publish()
+        assert "bert" in caught.value.message
+        assert "cleo" not in caught.value.message
+        assert stage.seen == [()] * 3 + [("bert",)] * 10  # at 10, 20, ... s
+        assert set(stage.reasons[3:]) == {
+            "the relay confirms nothing that was sent to bert since 2001-09-09 01:46:50 UTC"
+        }
+        assert stage.publisher.withheld == ("bert",), "to be asked afterwards"
+        with pytest.raises(RelayLost):  # what comes late must not be taken for an answer to something else
+            stage.publish()
+
+    def test_of_any_message_keep_it(self, stage: Stage) -> None:
+        stage.happens = lambda look: stage.confirm(look // 10) if look % 10 == 0 else None
+        assert stage.publish() == [None, None]
+        assert stage.link.looked == 30
+        assert stage.seen[8] == ("bert", "cleo")
+        assert stage.seen[11] == (), "it moves again"
+        assert stage.publisher.withheld == ()
+
+    def test_a_line_that_is_slow_keeps_it(self, stage: Stage) -> None:
+        stage.link.unwritten_bytes = 1_000_000
+
+        def drains(look: int) -> None:
+            stage.link.unwritten_bytes -= 5_000
+            if look == 100:
+                stage.confirm(3)
+
+        stage.happens = drains
+        assert stage.publish() == [None, None]
+        assert set(stage.seen) == {()}
+
+    def test_a_backlog_that_only_grows_does_not(self, stage: Stage) -> None:
+        """As with heartbeats on a connection that the relay does not read."""
+
+        def grows(_: int) -> None:
+            stage.link.unwritten_bytes += 8
+
+        stage.happens = grows
+        with pytest.raises(RelayLost):
+            stage.publish()
+
+    def test_a_relay_whose_memory_is_full_is_waited_for(self, stage: Stage) -> None:
+        stage.link.blocked_reason = "low on memory"
+
+        def blocked_for_long(look: int) -> None:
+            if look == 100:
+                stage.link.blocked_reason = None
+            if look == 110:
+                stage.confirm(3)
+
+        stage.happens = blocked_for_long
+        assert stage.publish() == [None, None]
+        assert set(stage.seen[:100]) == {()}
+        assert stage.seen[-1] == ("bert", "cleo"), "the time counts again"
+
+    def test_what_raises_at_a_look_ends_it_at_once(self, stage: Stage) -> None:
+        def stopped(_: int) -> None:
+            raise Interrupted("stopped")
+
+        stage.happens = stopped
+        with pytest.raises(Interrupted):
+            stage.publish()

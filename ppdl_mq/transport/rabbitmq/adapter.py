@@ -85,7 +85,12 @@ class RabbitMQTransport(Transport):
     @property
     def blocked_reason(self) -> str | None:
         session = self._current
-        return None if session is None else session.link.blocked_reason
+        return None if session is None else session.link.blocked_reason or session.publisher.withheld_reason
+
+    @property
+    def withheld(self) -> tuple[str, ...]:
+        session = self._current
+        return () if session is None else session.publisher.withheld
 
     @property
     def connected_to(self) -> str | None:

@@ -33,7 +33,14 @@ class _Connection(pika.SelectConnection):  # type: ignore[misc]  # pika has no t
 
     def _proto_connection_made(self, transport: Any) -> None:
         transport._MAX_RECV_BYTES = _RECEIVE_BYTES
+        self._stream = transport
         super()._proto_connection_made(transport)
+
+    @property
+    def unwritten_bytes(self) -> int:
+        """How much was given to pika and not yet taken by the system."""
+        size: int = self._stream.get_write_buffer_size()
+        return size
 
     def hang_up(self, error: Exception) -> None:
         """End the connection without a farewell, for a broker that does not answer one."""
@@ -79,6 +86,12 @@ class Link:
         self._thread = threading.Thread(target=self._run, name="ppdl-mq amqp", daemon=True)
         self.connection: pika.SelectConnection = None  # of the I/O thread
         self.blocked_reason: str | None = None
+
+    @property
+    def unwritten_bytes(self) -> int:
+        """How much was sent and still waits in this process for the network. Of an open connection."""
+        size: int = self.connection.unwritten_bytes
+        return size
 
     def open(self) -> None:
         """Connect and log in.

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import datetime
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future
@@ -22,6 +24,13 @@ from ppdl_mq.transport.rabbitmq.link import Link, give
 # Waiting for each confirm in turn would take three times as long; four messages or more under way reach full speed.
 _MAX_BYTES_UNDER_WAY: Final = 16 * 1024 * 1024
 _MAX_MESSAGES_UNDER_WAY: Final = 64
+
+# How long nothing may be confirmed, and nothing written, while confirms are awaited. A queue takes a fraction of a
+# second to confirm, on a slow disk some seconds. First it is said; in the end the connection is given up, so that the
+# peer can go round and see to its other messages. Not sooner than a slow line is done with what the system holds of
+# ours (4 MB at most, where nobody set it otherwise: 280 kbit/s do): it would be sent again, and again.
+_SAID_AFTER_S: Final = 30.0
+_LOST_AFTER_S: Final = 120.0
 
 _PROPERTIES: Final = pika.BasicProperties(delivery_mode=2, content_type="application/octet-stream")  # 2: persistent
 
@@ -61,6 +70,8 @@ class Publisher:
         self._flush_is_due = False
         self._error: RelayError | None = None  # that ends the call
         self._is_left = False
+        self._unwritten_bytes = 0  # when it was last looked at
+        self._moves()
 
     def publish(self, address: str, bodies: Iterable[bytes]) -> None:
         """Publish in order and wait until all is confirmed, or something went wrong with one of them."""
@@ -102,6 +113,24 @@ class Publisher:
         self._give_up(RelayLost(error.message, hint=error.hint))
 
     @property
+    def withheld(self) -> tuple[str, ...]:
+        """Whose messages the relay does not confirm, sorted; empty until nothing has moved for some time."""
+        with self._changed:
+            if self._still_s < _SAID_AFTER_S:
+                return ()
+            return tuple(sorted({current.address for current, _ in self._unconfirmed.values()}))
+
+    @property
+    def withheld_reason(self) -> str | None:
+        """The same in words, which do not change while it lasts; None where nothing is withheld."""
+        with self._changed:
+            names = ", ".join(self.withheld)
+            since = datetime.datetime.fromtimestamp(self._moved_on, datetime.UTC)
+            if not names:
+                return None
+            return f"the relay confirms nothing that was sent to {names} since {since:%Y-%m-%d %H:%M:%S} UTC"
+
+    @property
     def _nothing_under_way(self) -> bool:
         return not self._outbox and not self._unconfirmed
 
@@ -138,6 +167,32 @@ class Publisher:
                 if self._changed.wait_for(condition, limits.LOOK_S):
                     return
             self._link.look()
+            self._look_for_progress()
+
+    def _look_for_progress(self) -> None:
+        """Note whether anything has moved since the last look.
+
+        Raises:
+            RelayLost: nothing has for long. What is under way stays so: nobody publishes on this connection again.
+        """
+        unwritten = self._link.unwritten_bytes
+        with self._changed:
+            # A relay whose memory or disk is full is waited for as long as it takes. Of what is written only a backlog
+            # that shrinks counts: without one it is the heartbeats that are written.
+            is_blocked = self._link.blocked_reason is not None
+            if not self._unconfirmed or is_blocked or unwritten < self._unwritten_bytes:
+                self._moves()
+            self._unwritten_bytes = unwritten
+            if self._still_s >= _LOST_AFTER_S:
+                names = ", ".join(self.withheld)
+                raise RelayLost(f"The relay confirmed nothing that was sent to {names} for {_LOST_AFTER_S:.0f} s.")
+
+    def _moves(self) -> None:
+        self._moved_at, self._moved_on = time.monotonic(), time.time()
+
+    @property
+    def _still_s(self) -> float:
+        return time.monotonic() - self._moved_at
 
     def _has_room(self, size: int) -> bool:
         if self._nothing_under_way:
@@ -160,6 +215,7 @@ class Publisher:
                 return
             bodies = list(self._outbox)
             self._outbox.clear()
+            self._moves()
             for current, body in bodies:
                 self._unconfirmed[self._next_tag] = current, len(body)
                 self._next_tag += 1
@@ -180,6 +236,7 @@ class Publisher:
             tags = [method.delivery_tag]
             if method.multiple:
                 tags = [tag for tag in self._unconfirmed if tag <= method.delivery_tag]
+            self._moves()
             for tag in tags:
                 if tag not in self._unconfirmed:
                     continue
