@@ -37,6 +37,11 @@ from ppdl_mq.wire.meta import decode_meta, encode_meta
 
 log = logging.getLogger("ppdl_mq.peer")
 
+# What is published before any of it is marked as sent; one larger message goes alone. What breaks off begins with the
+# first byte of these again, so they must pass in a time in which a connection lasts. And they are several times what is
+# under way at once, so that waiting for the last confirms costs little: small messages still go all together.
+_AT_ONCE_BYTES: Final = 128 * 1024 * 1024
+
 _UNSENT: Final = 0  # what the journal says of a message
 _SENT: Final = 1  # the relay has confirmed it; its reader may ask again
 _HELD: Final = 2  # nobody has asked for it yet
@@ -155,24 +160,34 @@ class Outbox:
             self._add_cut(state, send, send.blob)
 
     def due(self) -> list[Letter]:
-        """Return the unsent messages in order, but for those whose recipient is to be left alone for a while."""
+        """Return the next unsent messages in order, but for those whose recipient is to be left alone for a while.
+
+        They are as many as are to be published at once: where more is due, ask again when these are marked as sent.
+        """
         rows = self._journal.db.execute("SELECT id, header FROM outgoing WHERE sent = 0 ORDER BY id")
         headers = [(row, self._journal.header(encoded, self._terms.addresses)) for row, encoded in rows.fetchall()]
         # Nobody waits for who has no letter any more; and a wait that is over would have the loop spin.
         recipients = {header.recipient for _, header in headers}
         self._waiting = {name: waiting for name, waiting in self._waiting.items() if name in recipients}
-        return [
-            Letter(
-                row=row,
-                kind=header.kind,
-                turn=header.turn,
-                attempt=header.attempt,
-                recipient=header.recipient,
-                message_id=header.message_id,
+        letters: list[Letter] = []
+        left_bytes = _AT_ONCE_BYTES
+        for row, header in headers:
+            if not self._is_due(header.recipient):
+                continue
+            left_bytes -= header.body_bytes
+            if letters and left_bytes < 0:
+                break
+            letters.append(
+                Letter(
+                    row=row,
+                    kind=header.kind,
+                    turn=header.turn,
+                    attempt=header.attempt,
+                    recipient=header.recipient,
+                    message_id=header.message_id,
+                )
             )
-            for row, header in headers
-            if self._is_due(header.recipient)
-        ]
+        return letters
 
     def publish_all(self, transport: Transport, state: SessionState, letters: Sequence[Letter]) -> list[Fate]:
         """Publish every part of some messages, in order, and wait for the relay once.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Final
 
@@ -11,6 +11,8 @@ from ppdl_mq.errors import JournalError
 from ppdl_mq.peer.blobs import Blobs
 from ppdl_mq.peer.journal import Journal
 from ppdl_mq.protocol.slots import Slot
+
+_PIECE_BYTES: Final = 16 * 1024 * 1024  # read between two pulses: a second where the disk is slow
 
 _OF_STEP: Final = ("masked", "shard", "sum", "local")
 _OF_ATTEMPT: Final = ("masked", "shard", "sum")
@@ -62,8 +64,11 @@ class Slots:
                 (*_key(slot), blob, start, size_bytes, digest),
             )
 
-    def check(self) -> None:
+    def check(self, pulse: Callable[[], None] = lambda: None) -> None:
         """Hold every slot to its digest. Reads them all, so it is called once, before a peer resumes.
+
+        Args:
+            pulse: called now and then: the weights of a large model may take minutes to read.
 
         Raises:
             JournalError: one has changed on the disk, or is missing.
@@ -71,7 +76,7 @@ class Slots:
         rows = self._journal.db.execute("SELECT id, what, step, digest FROM slot").fetchall()
         for number, what, step, digest in rows:
             with self.view_row(number) as content:
-                if hashlib.sha256(content).digest() != digest:
+                if _digest(content, pulse) != digest:
                     raise self._journal.lost(f"the {what} of step {step} have changed on the disk")
 
     def has(self, slot: Slot) -> bool:
@@ -144,6 +149,14 @@ class Slots:
         query = f"SELECT id, blob, start, bytes FROM slot WHERE {_NAMED}"  # noqa: S608
         row: tuple[int, int, int, int] | None = self._journal.db.execute(query, _key(slot)).fetchone()
         return row
+
+
+def _digest(content: memoryview, pulse: Callable[[], None]) -> bytes:
+    digest = hashlib.sha256()
+    for start in range(0, len(content), _PIECE_BYTES):
+        digest.update(content[start : start + _PIECE_BYTES])
+        pulse()
+    return digest.digest()
 
 
 def _cut(view: memoryview, start: int, size_bytes: int) -> memoryview:

@@ -7,11 +7,14 @@ embedded, rabbitmq) pass one contract suite, `tests/transport/test_contract.py`.
 from __future__ import annotations
 
 import abc
-from collections.abc import Callable, Iterable
+import math
+import time
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Final, Self
 
+from ppdl_mq.config import limits
 from ppdl_mq.errors import NotTaken, Unroutable
 
 # Deliveries of the inbox that one connection may hold unacknowledged. `receive` hands out no more before an `ack`,
@@ -70,9 +73,12 @@ class Transport(abc.ABC):
         return None
 
     _look: Callable[[], None] | None = None
+    _looked_at = -math.inf
 
     def look_round(self, look: Callable[[], None]) -> None:
         """Have `look` called several times a second by a thread that waits for the relay, in any method but `receive`.
+
+        Also between the messages of a publication, which may take hours though the relay never makes it wait.
 
         What it raises ends the wait, and the connection is of no more use then: `close` it. So a peer whose relay takes
         nothing for now can still be stopped, and say why it waits.
@@ -82,6 +88,14 @@ class Transport(abc.ABC):
     def _waits(self) -> None:
         if self._look is not None:
             self._look()
+
+    def _looking_round(self, bodies: Iterable[bytes]) -> Iterator[bytes]:
+        """Yield what is to be published, and look round in between, as often as while waiting."""
+        for body in bodies:
+            if time.monotonic() - self._looked_at >= limits.LOOK_S:
+                self._looked_at = time.monotonic()
+                self._waits()
+            yield body
 
     @abc.abstractmethod
     def connect(self) -> None:

@@ -165,7 +165,7 @@ class MemoryTransport(Transport):
             self._inbox = address
 
     def publish(self, address: str, bodies: Iterable[bytes]) -> None:
-        for body in bodies:
+        for body in self._looking_round(bodies):
             self._check()
             self._relay.accept(address, body)
         self._check()

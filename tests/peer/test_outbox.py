@@ -3,6 +3,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import itertools
+import math
 import tracemalloc
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any
 import pytest
 
 from ppdl_mq.config import limits
-from ppdl_mq.errors import RelayLost, Unroutable
+from ppdl_mq.errors import Interrupted, JournalError, NotTaken, RelayLost, Unroutable
 from ppdl_mq.peer.blobs import INLINE_BYTES, Blobs
 from ppdl_mq.peer.journal import Journal
 from ppdl_mq.peer.outbox import Fate, Outbox
@@ -218,6 +219,54 @@ def test_what_was_not_confirmed_stays_unsent(post: Post, error: Exception, monke
     assert post.outbox.published_messages == 0
 
 
+class Breaking(MemoryTransport):
+    """Breaks after some publications."""
+
+    left = 0
+
+    def publish_all(self, sets: Iterable[tuple[str, Iterable[bytes]]]) -> list[Unroutable | NotTaken | None]:
+        results = super().publish_all(sets)
+        self.left -= 1
+        if self.left < 0:
+            raise RelayLost("broke")
+        return results
+
+
+def test_what_is_much_is_published_and_marked_bit_by_bit(post: Post, monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that a peer that dies, or a line that breaks, does not begin with the first byte every time."""
+    monkeypatch.setattr("ppdl_mq.peer.outbox._AT_ONCE_BYTES", 2 * len(WEIGHTS) + 4096, raising=False)
+    transport = post.transport = Breaking(post.transport._relay)
+    transport.connect()
+    for number in range(1, 6):
+        post.slots.put(Slot("turn", number), WEIGHTS)
+        post.add(turn(number, WEIGHTS))
+    transport.left = 1
+    first = post.publish()
+    with pytest.raises(RelayLost):
+        post.publish()
+    broken_off = post.published
+    assert [letter.turn for letter in post.outbox.due()] == [3, 4], "the first two were confirmed"
+    transport.left = 2
+    assert post.publish() == broken_off, "the same bytes"
+    assert [split_part(body)[0].turn for _, body in post.publish()][-1] == 5
+    assert {split_part(body)[0].turn for _, body in first} == {1, 2}
+    assert post.outbox.due() == []
+
+
+def test_a_message_larger_than_that_goes_alone(post: Post, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ppdl_mq.peer.outbox._AT_ONCE_BYTES", 1000, raising=False)
+    post.slots.put(Slot("turn", 1), WEIGHTS)
+    post.add(confirm())
+    post.add(turn(1, WEIGHTS))
+    for number in range(1, 4):
+        post.add(confirm(ordinal=number))
+    rounds = []
+    while letters := post.outbox.due():
+        rounds.append([letter.kind for letter in letters])
+        post.publish()
+    assert rounds == [[Kind.CONFIRM], [Kind.TURN], [Kind.CONFIRM] * 3]
+
+
 class Withholding(MemoryTransport):
     """Takes everything, confirms nothing for one inbox, and gives the connection up for that."""
 
@@ -407,6 +456,37 @@ def test_what_a_slot_holds_never_changes(post: Post) -> None:
         post.slots.put(Slot("turn", 1), content)
     with post.slots.view(Slot("turn", 1)) as view:
         assert bytes(view) == b"first"
+
+
+@pytest.mark.parametrize("size_bytes", [0, 1, 50_000, INLINE_BYTES + 10])
+def test_a_check_of_the_slots_tells_that_it_goes_on(
+    post: Post, monkeypatch: pytest.MonkeyPatch, size_bytes: int
+) -> None:
+    monkeypatch.setattr("ppdl_mq.peer.slots._PIECE_BYTES", 20_000)
+    for number in (1, 2):
+        post.slots.put(Slot("turn", number), bytes(at % 251 for at in range(size_bytes)))
+    pulses = []
+    post.slots.check(lambda: pulses.append(1))
+    assert len(pulses) == 2 * math.ceil(size_bytes / 20_000)
+    post.slots.check()
+
+
+def test_a_check_of_the_slots_can_be_stopped(post: Post) -> None:
+    def stop() -> None:
+        raise Interrupted("stop")
+
+    post.slots.put(Slot("turn", 1), bytes(INLINE_BYTES + 10))
+    with pytest.raises(Interrupted):
+        post.slots.check(stop)
+    post.slots.forget(2)  # nothing holds its file
+
+
+@pytest.mark.parametrize("size_bytes", [1, 50_000])
+def test_a_slot_that_has_changed_is_found(post: Post, monkeypatch: pytest.MonkeyPatch, size_bytes: int) -> None:
+    monkeypatch.setattr("ppdl_mq.peer.slots._PIECE_BYTES", 20_000)
+    post.slots.put(Slot("turn", 1), bytes(size_bytes), digest=hashlib.sha256(bytes(size_bytes - 1) + b"x").digest())
+    with pytest.raises(JournalError):
+        post.slots.check()
 
 
 def test_a_letter_whose_key_is_gone_is_dropped(post: Post) -> None:

@@ -6,11 +6,12 @@ import random
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 
 import pytest
 
 from ppdl_mq.config import limits
-from ppdl_mq.errors import InboxTaken, MessageTooLarge, RelayLost, Unroutable
+from ppdl_mq.errors import InboxTaken, Interrupted, MessageTooLarge, RelayLost, Unroutable
 from ppdl_mq.transport.base import MAX_HELD
 from tests.transport.relays import SOON_S, Relay, bodies, eventually, receive_all, subscribe_soon
 
@@ -94,6 +95,53 @@ def test_an_error_while_making_a_set_leaves_the_connection_usable(relay: Relay) 
     transport.purge("a")
     transport.publish("a", [b"second"])
     assert transport.get("a").body == b"second"
+
+
+def test_who_publishes_for_long_looks_round_in_between(relay: Relay, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = looks = 0.0
+    monkeypatch.setattr("ppdl_mq.transport.base.time", SimpleNamespace(monotonic=lambda: now), raising=False)
+
+    def look() -> None:
+        nonlocal looks
+        looks += 1
+
+    def slow() -> Iterator[bytes]:
+        nonlocal now
+        for _ in range(20):
+            now += limits.LOOK_S * 0.75  # so that every second one is due
+            yield b"x"
+
+    transport = relay.open()
+    transport.look_round(look)
+    transport.publish("a", slow())
+    assert looks >= 10
+    if relay.kind in ("memory", "embedded"):  # where nothing else is waited for
+        assert looks == 10, "more often than it is of use"
+    looks = 0
+    transport.publish_all([("a", slow()), ("a", slow())])
+    assert looks >= 20
+
+
+def test_what_a_look_raises_ends_a_publication(relay: Relay) -> None:
+    def stop() -> None:
+        raise Interrupted("stop")
+
+    transport = relay.open()
+    transport.look_round(stop)
+    with pytest.raises(Interrupted):
+        transport.publish("a", [b"x"])
+    transport.close()
+
+
+def test_also_one_of_several_sets(relay: Relay) -> None:
+    def stop() -> None:
+        raise Interrupted("stop")
+
+    transport = relay.open()
+    transport.look_round(stop)
+    with pytest.raises(Interrupted):
+        transport.publish_all([("a", [b"x"])] * 2)
+    transport.close()
 
 
 def test_publishing_nothing_is_nothing(relay: Relay) -> None:

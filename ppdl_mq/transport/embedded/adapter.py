@@ -85,7 +85,7 @@ class EmbeddedTransport(Transport):
     def publish(self, address: str, bodies: Iterable[bytes]) -> None:
         # One message behind, because only the last one need wait for the disk: its commit takes the earlier along.
         last: bytes | None = None
-        for body in bodies:
+        for body in self._looking_round(bodies):
             if len(body) > limits.MAX_CHUNK_BYTES:
                 raise MessageTooLarge(
                     f"A message of {len(body)} bytes is over the relay's limit of {limits.MAX_CHUNK_BYTES}."

@@ -129,11 +129,11 @@ class RabbitMQTransport(Transport):
 
     def publish(self, address: str, bodies: Iterable[bytes]) -> None:
         self._names.queue(address)  # refuses what is no address
-        self._session.publisher.publish(address, bodies)
+        self._session.publisher.publish(address, self._looking_round(bodies))
 
     def publish_all(self, sets: Iterable[tuple[str, Iterable[bytes]]]) -> list[Unroutable | NotTaken | None]:
         # A queue's name is never empty: `queue` is asked because it refuses what is no address.
-        checked = ((address, bodies) for address, bodies in sets if self._names.queue(address))
+        checked = ((address, self._looking_round(bodies)) for address, bodies in sets if self._names.queue(address))
         return self._session.publisher.publish_all(checked)
 
     def receive(self, timeout_s: float) -> Delivery | None:
