@@ -180,7 +180,7 @@ class Hands(ABC):
         with tools.slots.view(effect.slot) as weights:
             if self._is_kept(weights):
                 return
-            tools.slots.check()  # a trial that has ended is run again years later, perhaps
+            tools.slots.check(tools.pulse)  # a trial that has ended is run again years later, perhaps
             if self.model_path.exists():
                 log.warning("%s is damaged, or another model: it is written anew.", self.model_path)
             inside = {"trial": tools.manifest.name, "trial_id": tools.terms.trial_id.hex(), **facts}

@@ -90,9 +90,8 @@ class Receiver:
             except RelayError as error:
                 self._inputs.put(LinkDown(error, self._connection))
                 return
-            except (
-                Exception
-            ) as error:  # a bug, ours or of what we use: the loop must not wait for a thread that is gone
+            except Exception as error:
+                # A bug, ours or of what we use: the loop must not wait for a thread that is gone.
                 log.exception("the thread that receives failed")
                 broke = RelayLost(f"Receiving from the relay failed: {type(error).__name__}.")
                 self._inputs.put(LinkDown(broke, self._connection))

@@ -207,7 +207,7 @@ class Link:
             self._blocked = blocked
             if blocked is not None:
                 self._turn("blocked", blocked)
-                log.warning("The relay takes no messages for now: %s. Waiting for it.", blocked)
+                log.warning("The relay takes no messages for now (%s). Waiting for it.", blocked)
             elif self._state == "blocked":
                 self._turn("connected", "")
                 log.info("The relay takes messages again.")
@@ -217,7 +217,7 @@ class Link:
 
         `relay` holds:
             state: `connecting` (never let in by it since the process began), `connected`, `blocked` (connected, but the
-                relay takes no messages: its memory or disk is full), `reconnecting` or `closed`.
+                relay takes none: memory or disk is full, or it confirms nothing), `reconnecting` or `closed`.
             since: when that began, in seconds since 1970.
             host: `name:port` of the host that is connected; null otherwise, and for an embedded relay.
             tries: attempts in a row that failed; each asks every host once.

@@ -100,7 +100,7 @@ class Runner(Assembly):
             self.driver.post(Started(session_secret=new_secret(), contribution=new_secret()))
         else:
             log.info("Resuming while %s.", self.state.phase.value)
-            self.slots.check()
+            self.slots.check(self._pulse)
             self.driver.resume()
 
     def _go_round(self) -> bool:

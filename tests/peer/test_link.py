@@ -437,6 +437,6 @@ class TestWhatIsShown:
             link.watch()
         assert (state(link)["state"], state(link)["reason"]) == ("connected", "")
         assert [record.message for record in caplog.records] == [
-            "The relay takes no messages for now: low on memory. Waiting for it.",
+            "The relay takes no messages for now (low on memory). Waiting for it.",
             "The relay takes messages again.",
         ]
