@@ -27,6 +27,16 @@ from tests.people import PEERS as PEERS
 from tests.people import identity_of as identity_of
 from tests.people import manifest_for as manifest_for
 
+WAIT_S = 20.0
+
+
+def until(what: Callable[[], object]) -> None:
+    """Return when something has come true."""
+    ends_at = time.monotonic() + WAIT_S
+    while not what():
+        assert time.monotonic() < ends_at, "it takes too long"
+        time.sleep(0.01)
+
 
 def split_for(name: str, manifest: Manifest, *, rows: int | None = None) -> Split:
     """Random samples that follow from the name; the peers have different numbers of rows."""

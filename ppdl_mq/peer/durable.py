@@ -54,6 +54,23 @@ def make_folder(folder: Path) -> None:
         sync_folder(each.parent)
 
 
+def is_there(path: Path) -> bool:
+    """Tell whether something in a state folder has this name.
+
+    `Path.exists` would say no, from Python 3.14 on, where it cannot tell.
+
+    Raises:
+        JournalError: it cannot be told.
+    """
+    try:
+        path.lstat()
+    except FileNotFoundError:
+        return False
+    except OSError as fault:
+        raise read_error(f"The state folder {path.parent}", fault) from None
+    return True
+
+
 def write_note(path: Path, text: str = "") -> None:
     """Return when a file that says something by being there is on disk, with its name; it may be there already.
 

@@ -7,6 +7,7 @@ from typing import Final
 
 from ppdl_mq.config.manifest import Manifest
 from ppdl_mq.config.settings import PeerSettings
+from ppdl_mq.peer.durable import is_there, read_error
 from ppdl_mq.wire.trial_id import trial_id
 
 JOURNAL_NAME: Final = "journal.sqlite"
@@ -23,14 +24,25 @@ def state_folder(settings: PeerSettings, manifest: Manifest) -> Path:
 
 
 def has_live_secrets(folder: Path) -> bool:
-    """Tell whether any live secrets lie in a state folder, or what is left of them."""
+    """Tell whether any live secrets lie in a state folder, or what is left of them.
+
+    Raises:
+        JournalError: it cannot be told.
+    """
     live = folder / LIVE_NAME
-    return live.is_dir() and any(live.iterdir())
+    try:
+        return is_there(live) and any(live.iterdir())
+    except OSError as fault:
+        raise read_error(str(live), fault) from None
 
 
 def has_spoken(folder: Path) -> bool:
-    """Tell whether a peer may have spoken from a state folder, whatever its journal says now."""
-    return (folder / SPOKEN_NAME).exists()
+    """Tell whether a peer may have spoken from a state folder, whatever its journal says now.
+
+    Raises:
+        JournalError: it cannot be told.
+    """
+    return is_there(folder / SPOKEN_NAME)
 
 
 def free_name(folder: Path, prefix: str) -> Path:

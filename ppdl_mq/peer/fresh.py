@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import Final
 
 from ppdl_mq.config.writing import sync_folder
-from ppdl_mq.peer.durable import read_error, write_error, write_note
+from ppdl_mq.errors import InTheWay
+from ppdl_mq.peer.durable import is_there, read_error, write_error, write_note
 from ppdl_mq.peer.folders import (
     GIVEN_UP_NAME,
     JOURNAL_NAME,
@@ -61,7 +62,7 @@ def look(folder: Path, *, trial_id: bytes, keys: bytes) -> Holding:
         InTheWay: it cannot be read for now, for instance since it is another user's.
     """
     try:
-        if (folder / GIVEN_UP_NAME).exists():
+        if is_there(folder / GIVEN_UP_NAME):
             return Holding(has_anything=True, has_spoken=True)
         if not _to_move(folder):
             return Holding(has_anything=False, has_spoken=False)
@@ -130,7 +131,10 @@ def _may_have_spoken(folder: Path, belongs: dict[str, bytes]) -> bool:
             raise of_another(folder, name)
     # Live secrets, too: the journal that names them may have lost its write-ahead log. Who died right between the two
     # had said nothing, and gives up the trial for nothing; the other mistake is worse.
-    has_begun = has_messages or "state" in found or has_live_secrets(folder) or has_spoken(folder)
+    try:
+        has_begun = has_messages or "state" in found or has_live_secrets(folder) or has_spoken(folder)
+    except InTheWay:
+        return True
     return has_begun or _has_statements(folder / LOG_NAME)
 
 

@@ -22,7 +22,7 @@ from ppdl_mq.crypto.identity import Identity
 from ppdl_mq.crypto.seal import open_sealed, seal
 from ppdl_mq.crypto.secret import Secret
 from ppdl_mq.errors import AlreadyRunning, DiskFull, InTheWay, JournalError, Malformed, Unauthentic
-from ppdl_mq.peer.durable import is_full, is_held, is_in_the_way, make_folder, write_error
+from ppdl_mq.peer.durable import is_full, is_held, is_in_the_way, is_there, make_folder, write_error
 from ppdl_mq.peer.folders import GIVEN_UP_NAME, JOURNAL_NAME, LOCK_NAME, has_live_secrets, has_spoken
 from ppdl_mq.peer.rowsum import MARK_FACT, RowSum, columns_of
 from ppdl_mq.wire import canonical
@@ -79,15 +79,14 @@ class Journal:
         self.folder = folder
         self._key = Secret(sha256(labels.JOURNAL_KEY, identity.secret.reveal(), trial_id))
         self._lock = take_lock(folder)
-        if (folder / GIVEN_UP_NAME).exists():
-            os.close(self._lock)
-            raise JournalError(
-                "This organisation has given up its part in this trial, and the others know its earlier session.",
-                hint="Take part in a renewed trial: `ppdl-mq trial renew`, and send it round.",
-            )
         self._depth = 0
         self._unlink_after: list[Path] = []
         try:
+            if is_there(folder / GIVEN_UP_NAME):
+                raise JournalError(
+                    "This organisation has given up its part in this trial, and the others know its earlier session.",
+                    hint="Take part in a renewed trial: `ppdl-mq trial renew`, and send it round.",
+                )
             self.db = self._open(trial_id, identity)
         except (sqlite3.Error, UnicodeDecodeError) as fault:  # UnicodeDecodeError: SQLite's own words quote a schema
             os.close(self._lock)
@@ -224,7 +223,7 @@ class Journal:
 
     def _open(self, trial_id: bytes, identity: Identity) -> sqlite3.Connection:
         path = self.folder / JOURNAL_NAME
-        is_new = not path.exists() or not path.stat().st_size
+        is_new = not is_there(path) or not path.stat().st_size
         if is_new:
             self._refuse_if_lost()  # before SQLite throws away a write-ahead log whose journal is not there
         db = sqlite3.connect(path, isolation_level=None)
@@ -267,7 +266,7 @@ class Journal:
 
     def _refuse_if_lost(self) -> None:
         """Do not begin anew where a journal was: its file is on disk before anything that is found beside it."""
-        if (self.folder / LOG_NAME).exists() or has_live_secrets(self.folder) or has_spoken(self.folder):
+        if is_there(self.folder / LOG_NAME) or has_live_secrets(self.folder) or has_spoken(self.folder):
             raise _damaged(self.folder, f"{JOURNAL_NAME} is missing or empty, while what belongs to it is there")
 
 

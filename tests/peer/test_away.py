@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,21 +18,12 @@ from ppdl_mq.protocol.phases import Phase
 from ppdl_mq.protocol.schedule import Turn
 from ppdl_mq.training.worker import Worker
 from ppdl_mq.transport.memory import MemoryRelay, MemoryTransport
-from tests.trial import TrialInProcess, manifest_for
-
-PATIENCE_S = 20.0
-
-
-def until(what: Callable[[], object]) -> None:
-    ends_at = time.monotonic() + PATIENCE_S
-    while not what():
-        assert time.monotonic() < ends_at, "it takes too long"
-        time.sleep(0.01)
+from tests.trial import WAIT_S, TrialInProcess, manifest_for, until
 
 
 def ended(threads: list[threading.Thread], trial: TrialInProcess) -> None:
     for thread in threads:
-        thread.join(PATIENCE_S)
+        thread.join(WAIT_S)
         assert not thread.is_alive(), trial.runners[thread.name].state.phase
     assert not trial.errors
 
@@ -55,7 +45,7 @@ class Gate:
             result = real(worker, turn, *others, **options)
             if threading.current_thread().name == "trainer" and turn.peer == name:
                 self.begun.set()
-                assert self.open.wait(PATIENCE_S)
+                assert self.open.wait(WAIT_S)
                 self.trained[turn.number] += 1
             return result
 
@@ -71,7 +61,7 @@ def test_a_turn_that_ends_without_a_relay_is_journalled(
     gate, relay = Gate(monkeypatch, "anna"), MemoryRelay()
     trial = TrialInProcess(manifest_for(("anna", "bert")), tmp_path, lambda _: MemoryTransport(relay))
     (anna, bert) = trial.start("anna", "bert")
-    assert gate.begun.wait(PATIENCE_S)
+    assert gate.begun.wait(WAIT_S)
     relay.cut(reachable=False)
     runner = trial.runners["anna"]
     until(lambda: is_away(runner))
@@ -81,7 +71,7 @@ def test_a_turn_that_ends_without_a_relay_is_journalled(
     else:
         until(lambda: gate.trained)
     runner.stop()
-    anna.join(PATIENCE_S)
+    anna.join(WAIT_S)
     assert isinstance(trial.errors.pop("anna"), Interrupted)
     relay.reachable = True
     ended([*trial.start("anna"), bert], trial)
@@ -93,7 +83,7 @@ def test_orders_are_taken_up_without_a_relay(tmp_path: Path, monkeypatch: pytest
     manifest = manifest_for(protocol="masked-average")
     trial = TrialInProcess(manifest, tmp_path, lambda _: MemoryTransport(relay))
     threads = trial.start()
-    assert gate.begun.wait(PATIENCE_S)
+    assert gate.begun.wait(WAIT_S)
     relay.cut(reachable=False)
     until(lambda: is_away(trial.runners["anna"]))
     give_order(tmp_path / "anna", Order())
@@ -102,7 +92,7 @@ def test_orders_are_taken_up_without_a_relay(tmp_path: Path, monkeypatch: pytest
     gate.open.set()
     relay.reachable = True
     for thread in threads:
-        thread.join(PATIENCE_S)
+        thread.join(WAIT_S)
     assert trial.runners["anna"].state.phase is Phase.LEFT
 
 
@@ -116,7 +106,7 @@ def test_nobody_is_absent_for_as_long_as_the_relay_is_away(
     manifest = manifest_for(protocol="masked-average", averaging__on_absent=rule, averaging__absent_after_s=3.0)
     trial = TrialInProcess(manifest, tmp_path, lambda _: MemoryTransport(relay))
     threads = trial.start()
-    assert gate.begun.wait(PATIENCE_S)
+    assert gate.begun.wait(WAIT_S)
     relay.cut(reachable=False)
     for runner in trial.runners.values():
         until(lambda runner=runner: is_away(runner))  # type: ignore[misc]

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import logging
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -12,18 +10,10 @@ import pytest
 from ppdl_mq.config import limits
 from ppdl_mq.errors import ManifestMismatch
 from ppdl_mq.transport.memory import MemoryRelay, MemoryTransport
-from tests.trial import TrialInProcess, manifest_for
+from tests.trial import WAIT_S, TrialInProcess, manifest_for, until
 
 NAMES = ("anna", "bert")
-WAIT_S = 20.0
 PATIENCE_S = 0.5
-
-
-def until(what: Callable[[], object]) -> None:
-    ends_at = time.monotonic() + WAIT_S
-    while not what():
-        assert time.monotonic() < ends_at, "it takes too long"
-        time.sleep(0.01)
 
 
 def test_the_next_run_says_it_until_the_right_one_has_come(

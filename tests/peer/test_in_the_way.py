@@ -17,6 +17,7 @@ from ppdl_mq.cli import exit_codes
 from ppdl_mq.cli.exit_codes import exit_code
 from ppdl_mq.errors import InTheWay, JournalError
 from ppdl_mq.peer.blobs import INLINE_BYTES, Blobs
+from ppdl_mq.peer.folders import GIVEN_UP_NAME, LIVE_NAME, SPOKEN_NAME
 from ppdl_mq.peer.journal import Journal
 from ppdl_mq.peer.live import LiveMark, LiveSecrets, live_key
 from ppdl_mq.peer.orders import Order, give_order, take_orders
@@ -40,6 +41,23 @@ def no_more_files() -> Iterator[None]:
         yield
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, before)
+
+
+@pytest.mark.parametrize("name", [SPOKEN_NAME, LIVE_NAME, GIVEN_UP_NAME])
+@pytest.mark.parametrize("number", MAY_PASS)
+def test_nothing_begins_anew_where_it_cannot_be_told_whether_a_peer_has_spoken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, number: int
+) -> None:
+    def fails(path: Path, real: Callable[[Path], os.stat_result] = Path.lstat) -> os.stat_result:
+        if path.name == name:
+            raise OSError(number, os.strerror(number))
+        return real(path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "lstat", fails)
+        with pytest.raises(InTheWay, match="cannot be read"):
+            Journal(tmp_path, trial_id=TRIAL_ID, identity=ANNA)
+    Journal(tmp_path, trial_id=TRIAL_ID, identity=ANNA).close()  # the lock was given back
 
 
 @pytest.fixture
