@@ -143,6 +143,9 @@ class Hands(ABC):
     def reconnecting(self) -> None:  # noqa: B027
         """Give up what belonged to the connection that broke: its deliveries come again."""
 
+    def unheard(self) -> None:  # noqa: B027
+        """Note that the relay was away, or took nothing: nobody could be heard. Called before `before_round`."""
+
     def overdue(self) -> None:  # noqa: B027
         """Prepare for asking again those who are waited for, before Overdue is posted."""
 

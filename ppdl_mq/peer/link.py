@@ -74,6 +74,7 @@ class Link:
         self._stopped = stopped
         self._show = show
         self._meanwhile = meanwhile
+        self._was_cut = False  # since it was asked last
         self._has_lost = False  # a queue was gone, and nobody was told yet
         self._receiver: Receiver | None = None
         self._longest_delay_s = limits.BACKOFF_FIRST_S
@@ -118,6 +119,7 @@ class Link:
         if isinstance(error, RelayRefused) and not published and not self._resumes:
             raise error
         self.close()
+        self._was_cut = True
         self.reconnects += 1
         if received + published > self._passed or time.monotonic() - self._connected_at >= limits.BACKOFF_LAST_S:
             self._longest_delay_s = limits.BACKOFF_FIRST_S  # otherwise what breaks at once would be tried at once
@@ -205,12 +207,18 @@ class Link:
         blocked = self.transport.blocked_reason
         if blocked != self._blocked:
             self._blocked = blocked
+            self._was_cut = True
             if blocked is not None:
                 self._turn("blocked", blocked)
                 log.warning("The relay takes no messages for now (%s). Waiting for it.", blocked)
             elif self._state == "blocked":
                 self._turn("connected", "")
                 log.info("The relay takes messages again.")
+
+    def was_cut(self) -> bool:
+        """Tell whether the relay was away, or took nothing, since this was asked last, or does so now."""
+        was_cut, self._was_cut = self._was_cut or self._blocked is not None, False
+        return was_cut
 
     def facts(self) -> dict[str, Any]:
         """Return what the status says of the relay, as plain data for JSON.
@@ -317,9 +325,9 @@ class Link:
         until = time.monotonic() + random.uniform(0, self._longest_delay_s)  # noqa: S311 (spreads retries; not secret)
         self._longest_delay_s = min(limits.BACKOFF_LAST_S, self._longest_delay_s * 2)
         while True:
-            self.look()
             if meanwhile is not None:
                 meanwhile()
+            self.look()  # after it, which passes over who asks to stop
             left_s = until - time.monotonic()
             if left_s <= 0:
                 return

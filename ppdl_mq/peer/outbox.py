@@ -42,6 +42,8 @@ log = logging.getLogger("ppdl_mq.peer")
 # under way at once, so that waiting for the last confirms costs little: small messages still go all together.
 _AT_ONCE_BYTES: Final = 128 * 1024 * 1024
 
+_LONGEST_REST_S: Final = 600.0  # of a recipient whose queue hangs: each try may stop the loop for two minutes
+
 _UNSENT: Final = 0  # what the journal says of a message
 _SENT: Final = 1  # the relay has confirmed it; its reader may ask again
 _HELD: Final = 2  # nobody has asked for it yet
@@ -143,6 +145,8 @@ class Outbox:
         self._slots = slots
         self._chunk_bytes = chunk_bytes
         self._waiting: dict[str, _Waiting] = {}
+        self._rests_s: dict[str, float] = {}  # of recipients whose messages the relay took and did not confirm
+        self._to_rest: set[str] = set()  # of these, whose rest begins when there is a connection again
         self.published_messages = 0
         self.published_bytes = 0
 
@@ -159,20 +163,28 @@ class Outbox:
         else:
             self._add_cut(state, send, send.blob)
 
-    def due(self) -> list[Letter]:
+    def due(self, *, but_for: Collection[str] = ()) -> list[Letter]:
         """Return the next unsent messages in order, but for those whose recipient is to be left alone for a while.
 
         They are as many as are to be published at once: where more is due, ask again when these are marked as sent.
+
+        Args:
+            but_for: recipients whose turn has been.
         """
+        while self._to_rest:
+            name = self._to_rest.pop()
+            self._wait(name, self._rests_s[name], Fate.LATER)
         rows = self._journal.db.execute("SELECT id, header FROM outgoing WHERE sent = 0 ORDER BY id")
         headers = [(row, self._journal.header(encoded, self._terms.addresses)) for row, encoded in rows.fetchall()]
         # Nobody waits for who has no letter any more; and a wait that is over would have the loop spin.
         recipients = {header.recipient for _, header in headers}
         self._waiting = {name: waiting for name, waiting in self._waiting.items() if name in recipients}
+        # Looked at once for all messages of one, or a later one could overtake.
+        served = {name for name in recipients if name not in but_for and self._is_due(name)}
         letters: list[Letter] = []
         left_bytes = _AT_ONCE_BYTES
         for row, header in headers:
-            if not self._is_due(header.recipient):
+            if header.recipient not in served:
                 continue
             left_bytes -= header.body_bytes
             if letters and left_bytes < 0:
@@ -250,6 +262,7 @@ class Outbox:
         self.published_messages += tried.messages
         self.published_bytes += tried.size_bytes
         self._waiting.pop(letter.recipient, None)
+        self._rests_s.pop(letter.recipient, None)
         return Fate.CONFIRMED
 
     def mark_sent(self, letter: Letter) -> None:
@@ -403,8 +416,10 @@ class Outbox:
         return fate
 
     def _leave_alone(self, recipient: str) -> None:
-        """Let the loop go round before a recipient whose queue hangs is tried again: it would hang there at once."""
-        self._wait(recipient, limits.BACKOFF_LAST_S, Fate.LATER)
+        """Let the loop go round before a recipient whose queue hangs is tried again, ever more often than it hangs."""
+        before_s = self._rests_s.get(recipient, limits.BACKOFF_LAST_S / 2)
+        self._rests_s[recipient] = min(_LONGEST_REST_S, before_s * 2)
+        self._to_rest.add(recipient)
 
     def _wait(self, recipient: str, delay_s: float, fate: Fate) -> None:
         jitter = random.uniform(0.5, 1.0)  # noqa: S311 (spreads retries; nothing secret)

@@ -51,10 +51,11 @@ log = logging.getLogger("ppdl_mq.peer")
 
 _AUDIT_STEPS = 1 << 20  # resolution of the audit's probability
 
-# A loop that took longer to come round did not listen: the relay was away, or took nothing, or this machine slept.
+# A loop that took longer to come round was busy with what this peer sends, and has not looked at what came.
 _DEAF_S: Final = 10.0
 
-# After that nobody counts as absent before he had time to be heard again: others may still wait to try once more.
+# After the relay was away, or took nothing, nobody counts as absent before he had time to be heard again: others may
+# still wait to try once more.
 _HEARING_S: Final = 120.0
 
 
@@ -171,16 +172,16 @@ class RoundHands(Hands):
                 self.tools.driver.post(Decided(name=name))
                 self._absent_s[name] = 0.0
 
-    def reconnecting(self) -> None:
-        """Begin to listen anew."""
-        self._listened_s = 0.0
+    def unheard(self) -> None:
+        """Give everybody time to be heard again."""
+        self._listened_s, self._round_at = 0.0, time.monotonic()
 
     def _count_absence(self) -> None:
         """Count for how long each has been waited for; not the time in which nothing could have reached this peer."""
         now = time.monotonic()
         passed_s, self._round_at = now - self._round_at, now
         if passed_s > _DEAF_S:
-            passed_s = self._listened_s = 0.0
+            passed_s = 0.0
         self._listened_s += passed_s
         waiting_for = self.tools.driver.waiting_for() if self._rules.on_absent != "wait" else ()
         self._absent_s = {

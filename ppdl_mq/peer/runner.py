@@ -75,7 +75,7 @@ class Runner(Assembly):
             return self.model_path
         except Interrupted:
             self.trainer.stop()
-            self._keep_results()
+            self._keep_results()  # a job that failed may have failed because it was stopped
             raise
         except sqlite3.Error as fault:  # of a read; the journal's transactions say so themselves
             raise self.journal.damaged(fault) from None
@@ -107,6 +107,8 @@ class Runner(Assembly):
         """Go round the loop once; return whether the trial has ended."""
         try:
             self.driver.catch_up()
+            if self.link.was_cut():
+                self.hands.unheard()
             self.hands.before_round()
             self.mailroom.work()
             self._take_orders()
@@ -130,32 +132,36 @@ class Runner(Assembly):
         return False
 
     def _meanwhile(self) -> None:
-        """Journal what this peer has done itself, and what people decided: the relay may be away for days."""
-        self._keep_results()
+        """Journal what this peer has done itself, and what people decided: the relay may be away for days.
+
+        Raises:
+            TrainingError: a job has failed.
+        """
+        if (error := self._keep_results()) is not None:
+            raise error
         with self.driver.held_back():
             self._take_orders()
 
-    def _keep_results(self) -> None:
-        """Journal the results that are there; what the relay has handed out it hands out again.
-
-        Raises:
-            TrainingError: of a job that failed.
-        """
+    def _keep_results(self) -> PpdlError | None:
+        """Journal the results that are there, and return what a job failed with; all else comes again."""
         with self.driver.held_back():
             while True:
                 try:
                     each = self._inputs.get_nowait()
                 except queue.Empty:
-                    return
+                    return None
                 match each:
                     case Worked(result=result):
                         self.hands.note(result)
                     case TrainingFailed(error=error):
-                        raise error
+                        return error
 
     def _publish(self) -> None:
-        while letters := self.outbox.due():  # what is sent may call for more; what has no inbox yet is no longer due
+        refused: set[str] = set()  # they are tried again when the loop has gone round, lest they hold it up for good
+        while letters := self.outbox.due(but_for=refused):  # what is sent may call for more
             fates = self.outbox.publish_all(self.link.transport, self.state, letters)
+            pairs = zip(letters, fates, strict=True)
+            refused |= {letter.recipient for letter, fate in pairs if fate in (Fate.NO_INBOX, Fate.LATER)}
             self._note_sent(
                 [(letter, fate) for letter, fate in zip(letters, fates, strict=True) if self._is_settled(letter, fate)]
             )
@@ -210,9 +216,10 @@ class Runner(Assembly):
 
     def _take(self, inputs: list[Input]) -> None:
         for each in inputs:  # results of our own first: they would be lost, deliveries would come again
+            if isinstance(each, Worked):
+                self.hands.note(each.result)
+        for each in inputs:
             match each:
-                case Worked(result=result):
-                    self.hands.note(result)
                 case TrainingFailed(error=error):
                     raise error
                 case StopAsked():

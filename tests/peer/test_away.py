@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections import Counter
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
 from ppdl_mq.errors import Interrupted
 from ppdl_mq.peer import rounds
+from ppdl_mq.peer.inputs import StopAsked, Worked
 from ppdl_mq.peer.orders import ORDERS_NAME, Order, give_order
+from ppdl_mq.peer.rounds import RoundHands
 from ppdl_mq.peer.runner import Runner
 from ppdl_mq.protocol.phases import Phase
 from ppdl_mq.protocol.schedule import Turn
@@ -30,6 +34,40 @@ def ended(threads: list[threading.Thread], trial: TrialInProcess) -> None:
 
 def is_away(runner: Runner) -> bool:
     return bool(runner.link.facts()["relay"]["state"] == "reconnecting")
+
+
+def test_time_in_which_nothing_was_taken_counts_for_nobody_and_holds_nothing_up(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A peer that sends much to one that refuses it is busy for longer than it listens, again and again."""
+    now = 0.0
+    monkeypatch.setattr("ppdl_mq.peer.rounds.time.monotonic", lambda: now)
+    hands = RoundHands.__new__(RoundHands)
+    hands._absent_s, hands._listened_s, hands._round_at = {}, math.inf, now
+    hands._rules = cast("Any", SimpleNamespace(on_absent="drop"))
+    hands.tools = cast("Any", SimpleNamespace(driver=SimpleNamespace(waiting_for=lambda: ("cleo",))))
+    hands._count_absence()
+    for _ in range(20):
+        for passed_s in (rounds._DEAF_S + 20, 1.0):
+            now += passed_s
+            hands._count_absence()
+    assert hands._absent_s == {"cleo": 20.0}
+    assert hands._listened_s == math.inf
+    now += 5
+    hands.unheard()
+    hands._count_absence()
+    now += 7
+    hands._count_absence()
+    assert hands._listened_s == 7.0
+    assert hands._absent_s == {"cleo": 27.0}
+
+
+def test_a_result_that_comes_with_the_wish_to_stop_is_noted() -> None:
+    noted: list[object] = []
+    runner = cast("Any", SimpleNamespace(hands=SimpleNamespace(note=noted.append)))
+    with pytest.raises(Interrupted):
+        Runner._take(runner, [StopAsked(), Worked("result")])
+    assert noted == ["result"]
 
 
 class Gate:

@@ -273,6 +273,20 @@ class TestInTheMiddle:
         assert link.again(LOST, received=0, published=1)
         assert not link.again(LOST, received=0, published=1)
 
+    def test_that_it_was_away_or_takes_nothing_is_told_once(self, make: MakeLink) -> None:
+        relay = Relay()
+        link = make(relay)
+        link.up()
+        assert not link.was_cut()
+        link.again(LOST, received=0, published=1)
+        assert [link.was_cut(), link.was_cut()] == [True, False]
+        relay.blocked = "low on memory"
+        link.watch()
+        assert [link.was_cut(), link.was_cut()] == [True, True]
+        relay.blocked = None
+        link.watch()
+        assert [link.was_cut(), link.was_cut()] == [True, False]
+
     def test_what_needs_no_relay_is_done_meanwhile(self, make: MakeLink) -> None:
         calls: list[int] = []
         relay = Relay(*[UNREACHABLE] * 3)

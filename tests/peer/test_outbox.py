@@ -305,6 +305,41 @@ def test_whose_messages_are_not_confirmed_is_left_alone_for_a_while(post: Post) 
     assert post.outbox.unsent_to() == ()
 
 
+def test_whose_queue_hangs_again_and_again_rests_for_longer_and_from_the_next_connection_on(
+    post: Post, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The loop stands while it hangs: most of the time it must not."""
+    now = 1000.0
+    monkeypatch.setattr("ppdl_mq.peer.outbox.time.monotonic", lambda: now)
+    transport = post.transport = Withholding(post.transport._relay)
+    transport.connect()
+    post.add(confirm("bert"))
+    rests = []
+    for _ in range(9):
+        with pytest.raises(RelayLost):
+            post.publish()
+        now += 1000.0  # until there is a connection again
+        assert post.outbox.due() == []
+        rests.append(post.outbox.next_due_s() or 0.0)
+        now += rests[-1]
+    bounds = [min(600.0, limits.BACKOFF_LAST_S * 2**number) for number in range(9)]
+    assert all(bound / 2 <= rest <= bound for rest, bound in zip(rests, bounds, strict=True)), rests
+    transport.is_withholding = False
+    post.publish()
+    post.add(confirm("bert", ordinal=1))
+    transport.is_withholding = True
+    with pytest.raises(RelayLost):
+        post.publish()
+    assert post.outbox.due() == []
+    assert (post.outbox.next_due_s() or 0.0) <= limits.BACKOFF_LAST_S, "it was well in between"
+
+
+def test_who_has_had_his_turn_is_passed_over(post: Post) -> None:
+    for name in ("bert", "cleo"):
+        post.add(confirm(name))
+    assert [letter.recipient for letter in post.outbox.due(but_for={"bert"})] == ["cleo"]
+
+
 def test_withdraw_and_forget(post: Post) -> None:
     for number in (1, 2):
         post.slots.put(Slot("turn", number), bytes(INLINE_BYTES))
