@@ -343,5 +343,5 @@ def test_a_model_is_not_written_from_weights_that_changed(scene: Scene) -> None:
     assert not runner.model_path.exists()
 
 
-def changed(_: Slots) -> None:
+def changed(_: Slots, pulse: object) -> None:
     raise JournalError("the weights have changed on the disk")

@@ -147,7 +147,7 @@ def test_a_peer_that_resumes_checks_its_slots_first(tmp_path: Path, monkeypatch:
     thread.join(10)
     assert isinstance(trial.errors.pop("anna"), Interrupted)
 
-    def changed(_: Slots) -> None:
+    def changed(_: Slots, pulse: object) -> None:
         raise JournalError("changed on the disk")
 
     monkeypatch.setattr(Slots, "check", changed)
