@@ -155,7 +155,16 @@ class Journal:
 
     def damaged(self, fault: sqlite3.Error | OverflowError | UnicodeDecodeError) -> JournalError:
         """Return the error for a person of a fault that SQLite reported: may it pass, or is what is read wrong?"""
-        return passing(self.folder, fault) or _damaged(self.folder, str(fault))
+        if is_full(fault):
+            return DiskFull(f"The journal in {self.folder}", str(fault))
+        if is_held(fault):  # SQLite has waited 5 s for it
+            return AlreadyRunning(
+                f"Another program, a backup perhaps, holds the journal in {self.folder}: {fault}.",
+                hint="Nothing is lost: end that program, and run the peer again; it goes on where it was.",
+            )
+        if is_in_the_way(fault):
+            return InTheWay(f"The journal in {self.folder} cannot be read or written: {fault}.")
+        return _damaged(self.folder, str(fault))
 
     def lost(self, reason: str) -> JournalError:
         """Return the error for a person of a part that is not what it was."""
@@ -326,20 +335,6 @@ def _is_taken(lock: int) -> bool:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             return True
     return False
-
-
-def passing(folder: Path, fault: Exception) -> JournalError | None:
-    """Return the error for a person of a fault of SQLite that says nothing against the journal; None for any other."""
-    if is_full(fault):
-        return DiskFull(f"The journal in {folder}", str(fault))
-    if is_held(fault):  # SQLite has waited 5 s for it
-        return AlreadyRunning(
-            f"Another program, a backup perhaps, holds the journal in {folder}: {fault}.",
-            hint="Nothing is lost: end that program, and run the peer again; it goes on where it was.",
-        )
-    if is_in_the_way(fault):
-        return InTheWay(f"The journal in {folder} cannot be read or written: {fault}.")
-    return None
 
 
 def of_another(folder: Path, name: str) -> JournalError:

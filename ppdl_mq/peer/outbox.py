@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import enum
 import logging
-import random
-import time
 from collections.abc import Collection, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,9 +16,9 @@ from typing import Final
 
 from nacl.utils import random as system_random
 
-from ppdl_mq.config import limits
 from ppdl_mq.errors import JournalError, NotTaken, RelayLost, Unroutable
 from ppdl_mq.peer.blobs import Blobs
+from ppdl_mq.peer.delays import Delays
 from ppdl_mq.peer.journal import Journal
 from ppdl_mq.peer.slots import Slots
 from ppdl_mq.protocol.effects import Send
@@ -41,8 +39,6 @@ log = logging.getLogger("ppdl_mq.peer")
 # first byte of these again, so they must pass in a time in which a connection lasts. And they are several times what is
 # under way at once, so that waiting for the last confirms costs little: small messages still go all together.
 _AT_ONCE_BYTES: Final = 128 * 1024 * 1024
-
-_LONGEST_REST_S: Final = 600.0  # of a recipient whose queue hangs: each try may stop the loop for two minutes
 
 _UNSENT: Final = 0  # what the journal says of a message
 _SENT: Final = 1  # the relay has confirmed it; its reader may ask again
@@ -91,15 +87,6 @@ class Letter:
 
 
 @dataclass(slots=True)
-class _Waiting:
-    """How long to leave a recipient alone, and why."""
-
-    until: float
-    delay_s: float
-    fate: Fate
-
-
-@dataclass(slots=True)
 class _Try:
     """A message on its way to the relay.
 
@@ -144,9 +131,7 @@ class Outbox:
         self._blobs = blobs
         self._slots = slots
         self._chunk_bytes = chunk_bytes
-        self._waiting: dict[str, _Waiting] = {}
-        self._rests_s: dict[str, float] = {}  # of recipients whose messages the relay took and did not confirm
-        self._to_rest: set[str] = set()  # of these, whose rest begins when there is a connection again
+        self._delays = Delays()
         self.published_messages = 0
         self.published_bytes = 0
 
@@ -171,16 +156,10 @@ class Outbox:
         Args:
             but_for: recipients whose turn has been.
         """
-        while self._to_rest:
-            name = self._to_rest.pop()
-            self._wait(name, self._rests_s[name], Fate.LATER)
         rows = self._journal.db.execute("SELECT id, header FROM outgoing WHERE sent = 0 ORDER BY id")
         headers = [(row, self._journal.header(encoded, self._terms.addresses)) for row, encoded in rows.fetchall()]
-        # Nobody waits for who has no letter any more; and a wait that is over would have the loop spin.
-        recipients = {header.recipient for _, header in headers}
-        self._waiting = {name: waiting for name, waiting in self._waiting.items() if name in recipients}
         # Looked at once for all messages of one, or a later one could overtake.
-        served = {name for name in recipients if name not in but_for and self._is_due(name)}
+        served = self._delays.served({header.recipient for _, header in headers}).difference(but_for)
         letters: list[Letter] = []
         left_bytes = _AT_ONCE_BYTES
         for row, header in headers:
@@ -219,7 +198,7 @@ class Outbox:
             refusals = transport.publish_all((each.letter.recipient, self._sealed(state, each)) for each in tries)
         except RelayLost:
             for recipient in transport.withheld:
-                self._leave_alone(recipient)
+                self._delays.hung(recipient)
             raise
         finally:
             for each in tries:
@@ -248,10 +227,11 @@ class Outbox:
                 yield part
 
     def _refused(self, recipient: str, refusal: Unroutable | NotTaken) -> Fate:
-        if isinstance(refusal, Unroutable):
-            return self._delay(recipient, Fate.NO_INBOX)
-        log.warning("%s Trying again.", refusal)
-        return self._delay(recipient, Fate.LATER)
+        has_inbox = not isinstance(refusal, Unroutable)
+        if has_inbox:
+            log.warning("%s Trying again.", refusal)
+        self._delays.refused(recipient, has_inbox=has_inbox)
+        return Fate.LATER if has_inbox else Fate.NO_INBOX
 
     def _taken(self, tried: _Try) -> Fate:
         letter = tried.letter
@@ -261,8 +241,7 @@ class Outbox:
             return Fate.DROPPED
         self.published_messages += tried.messages
         self.published_bytes += tried.size_bytes
-        self._waiting.pop(letter.recipient, None)
-        self._rests_s.pop(letter.recipient, None)
+        self._delays.taken(letter.recipient)
         return Fate.CONFIRMED
 
     def mark_sent(self, letter: Letter) -> None:
@@ -310,12 +289,11 @@ class Outbox:
 
     def without_inbox(self) -> tuple[str, ...]:
         """Return the recipients whose inbox does not exist yet, sorted."""
-        return tuple(sorted(name for name, waiting in self._waiting.items() if waiting.fate is Fate.NO_INBOX))
+        return self._delays.without_inbox()
 
     def next_due_s(self) -> float | None:
         """Return in how many seconds a delayed message may be tried again, or None when none is delayed."""
-        now = time.monotonic()
-        return min((max(0.0, waiting.until - now) for waiting in self._waiting.values()), default=None)
+        return self._delays.next_due_s()
 
     def _header(self, state: SessionState, send: Send, blob_bytes: int) -> Header:
         kind, terms = send.message.kind, self._terms
@@ -404,26 +382,6 @@ class Outbox:
                 db.execute("DELETE FROM outgoing WHERE id = ?", (row,))
                 if sealed is not None:
                     self._blobs.delete(sealed)
-
-    def _is_due(self, recipient: str) -> bool:
-        waiting = self._waiting.get(recipient)
-        return waiting is None or time.monotonic() >= waiting.until
-
-    def _delay(self, recipient: str, fate: Fate) -> Fate:
-        before = self._waiting.get(recipient)
-        delay_s = min(limits.BACKOFF_LAST_S, before.delay_s * 2) if before else limits.BACKOFF_FIRST_S
-        self._wait(recipient, delay_s, fate)
-        return fate
-
-    def _leave_alone(self, recipient: str) -> None:
-        """Let the loop go round before a recipient whose queue hangs is tried again, ever more often than it hangs."""
-        before_s = self._rests_s.get(recipient, limits.BACKOFF_LAST_S / 2)
-        self._rests_s[recipient] = min(_LONGEST_REST_S, before_s * 2)
-        self._to_rest.add(recipient)
-
-    def _wait(self, recipient: str, delay_s: float, fate: Fate) -> None:
-        jitter = random.uniform(0.5, 1.0)  # noqa: S311 (spreads retries; nothing secret)
-        self._waiting[recipient] = _Waiting(until=time.monotonic() + delay_s * jitter, delay_s=delay_s, fate=fate)
 
 
 def _split(sealed: memoryview, part_bytes: int) -> Iterator[bytes]:

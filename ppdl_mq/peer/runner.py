@@ -160,11 +160,9 @@ class Runner(Assembly):
         refused: set[str] = set()  # they are tried again when the loop has gone round, lest they hold it up for good
         while letters := self.outbox.due(but_for=refused):  # what is sent may call for more
             fates = self.outbox.publish_all(self.link.transport, self.state, letters)
-            pairs = zip(letters, fates, strict=True)
+            pairs = list(zip(letters, fates, strict=True))
             refused |= {letter.recipient for letter, fate in pairs if fate in (Fate.NO_INBOX, Fate.LATER)}
-            self._note_sent(
-                [(letter, fate) for letter, fate in zip(letters, fates, strict=True) if self._is_settled(letter, fate)]
-            )
+            self._note_sent([pair for pair in pairs if self._is_settled(*pair)])
 
     def _is_settled(self, letter: Letter, fate: Fate) -> bool:
         """Tell whether the machine is to be told that a letter was sent."""

@@ -167,7 +167,7 @@ def test_in_order_and_a_missing_inbox_holds_up_nobody_else(post: Post, monkeypat
 
     post.transport.declare("cleo")
     assert post.publish() == []  # not before its time
-    for waiting in post.outbox._waiting.values():
+    for waiting in post.outbox._delays._waiting.values():
         waiting.until = 0.0
     assert [address for address, _ in post.publish()] == ["cleo"] * 3
     assert post.outbox.without_inbox() == ()
@@ -183,7 +183,7 @@ def test_the_wait_for_an_inbox_grows_and_is_bounded(post: Post, monkeypatch: pyt
         (letter,) = post.outbox.due()
         assert post.outbox.publish_all(post.transport, STATE, [letter]) == [Fate.NO_INBOX]
         delays.append(post.outbox.next_due_s() or 0.0)
-        for waiting in post.outbox._waiting.values():
+        for waiting in post.outbox._delays._waiting.values():
             waiting.until = 0.0
     assert delays[0] == pytest.approx(limits.BACKOFF_FIRST_S, abs=0.05)
     assert delays[1] == pytest.approx(2 * limits.BACKOFF_FIRST_S, abs=0.05)
@@ -299,7 +299,7 @@ def test_whose_messages_are_not_confirmed_is_left_alone_for_a_while(post: Post) 
     assert post.outbox.unsent_to() == ("bert",)
 
     transport.is_withholding = False
-    for waiting in post.outbox._waiting.values():
+    for waiting in post.outbox._delays._waiting.values():
         waiting.until = 0.0
     assert post.publish()[:1] == to_bert, "the same bytes"
     assert post.outbox.unsent_to() == ()
@@ -310,7 +310,7 @@ def test_whose_queue_hangs_again_and_again_rests_for_longer_and_from_the_next_co
 ) -> None:
     """The loop stands while it hangs: most of the time it must not."""
     now = 1000.0
-    monkeypatch.setattr("ppdl_mq.peer.outbox.time.monotonic", lambda: now)
+    monkeypatch.setattr("ppdl_mq.peer.delays.time.monotonic", lambda: now)
     transport = post.transport = Withholding(post.transport._relay)
     transport.connect()
     post.add(confirm("bert"))

@@ -17,7 +17,7 @@ from ppdl_mq.errors import InboxTaken, MessageTooLarge, RelayLost, Unroutable
 from ppdl_mq.transport.address import Names
 from ppdl_mq.transport.base import MAX_HELD, Delivery, Transport
 from ppdl_mq.transport.embedded.holder import Holder, is_alive, remove, wake
-from ppdl_mq.transport.embedded.store import folder_of, open_store, os_error, system_error, working_error
+from ppdl_mq.transport.embedded.store import folder_of, open_store, os_error, working_error
 
 # A publisher wakes the reader through a pipe, within a fraction of a millisecond. This is for what wakes nobody:
 # a holder that died.
@@ -186,12 +186,9 @@ class EmbeddedTransport(Transport):
                         database.execute("ROLLBACK")
                     raise
                 database.execute("COMMIT")
-            except sqlite3.Error as error:
+            except (sqlite3.Error, OSError) as error:  # OSError: another connection's lock file cannot be looked at
                 self._drop()
                 raise working_error(error, self._path) from error
-            except OSError as error:  # the lock file of another connection cannot be looked at
-                self._drop()
-                raise system_error(error, self._path) from error
 
     def _drop(self) -> None:
         """Give up database and lock, once no thread waits on the pipe."""

@@ -100,16 +100,11 @@ def opening_error(error: sqlite3.Error, path: Path) -> RelayError:
     return RelayUnreachable(f"The relay's file {path} cannot be opened: {error}.")
 
 
-def working_error(error: sqlite3.Error, path: Path) -> RelayLost:
-    """Say what an error of SQLite means in the middle of the work; the connection is given up."""
+def working_error(error: sqlite3.Error | OSError, path: Path) -> RelayLost:
+    """Say what an error of SQLite, or of the system, means in the middle of the work; the connection is given up."""
     if getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_FULL:
         return RelayLost(f"The disk of the relay's file {path} is full.", hint="Make room; it is tried again.")
-    return RelayLost(f"The relay's file {path} fails: {error}.")
-
-
-def system_error(error: OSError, path: Path) -> RelayLost:
-    """Say what an error of the operating system means in the middle of the work; the connection is given up."""
-    return RelayLost(f"The relay's file {path} fails: {error.strerror or error}.")
+    return RelayLost(f"The relay's file {path} fails: {getattr(error, 'strerror', None) or error}.")
 
 
 def os_error(error: OSError, path: Path) -> RelayError:

@@ -125,9 +125,9 @@ class Publisher:
         """The same in words, which do not change while it lasts; None where nothing is withheld."""
         with self._changed:
             names = ", ".join(self.withheld)
-            since = datetime.datetime.fromtimestamp(self._moved_on, datetime.UTC)
             if not names:
                 return None
+            since = datetime.datetime.fromtimestamp(self._moved_on, datetime.UTC)
             return f"the relay confirms nothing that was sent to {names} since {since:%Y-%m-%d %H:%M:%S} UTC"
 
     @property
