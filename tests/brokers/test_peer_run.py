@@ -86,6 +86,14 @@ def inbox(rabbit: RabbitNode) -> Iterator[str]:
         channel.exchange_delete(exchange)
 
 
+def made_anew(rabbit: RabbitNode, inbox: str, arguments: dict[str, object]) -> None:
+    """Make mercy's inbox again, with other arguments."""
+    with rabbit.channel() as channel:
+        channel.queue_delete(inbox)
+        channel.queue_declare(inbox, durable=True, arguments=arguments)
+        channel.queue_bind(inbox, inbox.removesuffix(".mercy"), "mercy")
+
+
 @pytest.mark.rabbitmq
 def test_a_policy_that_drops_what_it_confirmed_ends_it(
     rabbit: RabbitNode, inbox: str, folder: Path, capsys: pytest.CaptureFixture[str]
@@ -137,10 +145,7 @@ def test_an_inbox_that_it_could_make_and_not_bind_ends_it(
 def test_a_stream_as_inbox_ends_it(
     rabbit: RabbitNode, inbox: str, folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with rabbit.channel() as channel:
-        channel.queue_delete(inbox)
-        channel.queue_declare(inbox, durable=True, arguments={"x-queue-type": "stream"})
-        channel.queue_bind(inbox, inbox.removesuffix(".mercy"), "mercy")
+    made_anew(rabbit, inbox, {"x-queue-type": "stream"})
     code, message, hint = started(capsys, rabbit.url(), "--no-declare")
     assert code == exit_codes.RELAY
     assert f"The queue {inbox} is of a type from which peers cannot fetch" in message
@@ -151,10 +156,7 @@ def test_a_stream_as_inbox_ends_it(
 def test_an_inbox_that_serves_one_consumer_at_a_time_ends_it(
     rabbit: RabbitNode, inbox: str, folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with rabbit.channel() as channel:
-        channel.queue_delete(inbox)
-        channel.queue_declare(inbox, durable=True, arguments={"x-single-active-consumer": True})
-        channel.queue_bind(inbox, inbox.removesuffix(".mercy"), "mercy")
+    made_anew(rabbit, inbox, {"x-single-active-consumer": True})
     code, message, hint = started(capsys, rabbit.url())
     assert code == exit_codes.RELAY
     assert f"The queue {inbox} serves one consumer at a time (x-single-active-consumer)" in message
@@ -197,10 +199,7 @@ def test_what_could_not_be_looked_at_is_named(
     rabbit: RabbitNode, inbox: str, folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A time to live of an hour, in arguments that only the queue's maker may see, passes every other question."""
-    with rabbit.channel() as channel:
-        channel.queue_delete(inbox)
-        channel.queue_declare(inbox, durable=True, arguments={"x-message-ttl": 3_600_000})
-        channel.queue_bind(inbox, inbox.removesuffix(".mercy"), "mercy")
+    made_anew(rabbit, inbox, {"x-message-ttl": 3_600_000})
     said: list[str] = []
     monkeypatch.setattr(preflight.log, "info", lambda text, *values: said.append(text % values))
     started(capsys, rabbit.url(), "--no-declare")

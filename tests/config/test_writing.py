@@ -10,26 +10,13 @@ import pytest
 
 from ppdl_mq.config import writing
 from ppdl_mq.errors import PeerFileError
+from tests.writes import noted_writes
 
 
 @pytest.fixture
 def done(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """What is synced and renamed, in its order; a file is told by what it holds, a folder by its name."""
-    steps: list[str] = []
-    fsync, replace = os.fsync, Path.replace
-
-    def noted_fsync(handle: int) -> None:
-        path = Path(f"/proc/self/fd/{handle}").readlink()
-        steps.append(f"fsync {path.name if path.is_dir() else path.read_text()}")
-        fsync(handle)
-
-    def noted_replace(path: Path, target: Path) -> Path:
-        steps.append("rename")
-        return replace(path, target)
-
-    monkeypatch.setattr(os, "fsync", noted_fsync)
-    monkeypatch.setattr(Path, "replace", noted_replace)
-    return steps
+    return noted_writes(monkeypatch, lambda path: path.name if path.is_dir() else path.read_text())
 
 
 @pytest.fixture

@@ -30,6 +30,7 @@ from tests.processes import SOON_S, Process, Processes, processes
 from tests.trial import TrialInProcess, manifest_for
 from tests.trials.exact import SAMPLE_SEED, assert_equal_bits, expected_state, schedule_of
 from tests.trials.files import TrialFiles
+from tests.writes import noted_writes
 
 
 @pytest.fixture
@@ -111,20 +112,7 @@ def test_what_is_no_plain_file_is_damaged(shelf: Checkpoints, tmp_path: Path) ->
 def test_it_is_on_disk_whole_before_it_has_its_name(
     shelf: Checkpoints, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    done: list[str] = []
-    fsync, replace = os.fsync, Path.replace
-
-    def noted_fsync(handle: int) -> None:
-        name = Path(f"/proc/self/fd/{handle}").readlink()
-        done.append(f"fsync {'folder' if name == tmp_path else name.read_bytes().decode()}")
-        fsync(handle)
-
-    def noted_replace(path: Path, target: Path) -> Path:
-        done.append("rename")
-        return replace(path, target)
-
-    monkeypatch.setattr(os, "fsync", noted_fsync)
-    monkeypatch.setattr(Path, "replace", noted_replace)
+    done = noted_writes(monkeypatch, lambda path: "folder" if path == tmp_path else path.read_text())
     assert shelf.save(1, [b"whole ", b"thing"])
     assert done == ["fsync whole thing", "rename", "fsync folder"]
 

@@ -13,6 +13,7 @@ from ppdl_mq.errors import DiskFull, ModelError, PpdlError
 from ppdl_mq.numeric import flatten
 from ppdl_mq.numeric.flatten import Layout
 from ppdl_mq.training.saving import load_model, save_model
+from tests.writes import noted_writes
 
 
 def model() -> nn.Module:
@@ -37,19 +38,7 @@ def test_a_model_comes_back_bit_for_bit_and_others_can_read_it(tmp_path: Path) -
 def test_it_is_on_disk_before_it_has_its_name_and_then_its_name_is(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    done: list[str] = []
-    fsync, replace = os.fsync, Path.replace
-
-    def noted_fsync(handle: int) -> None:
-        done.append(f"fsync {Path(f'/proc/self/fd/{handle}').readlink().name}")
-        fsync(handle)
-
-    def noted_replace(path: Path, target: Path) -> Path:
-        done.append("rename")
-        return replace(path, target)
-
-    monkeypatch.setattr(os, "fsync", noted_fsync)
-    monkeypatch.setattr(Path, "replace", noted_replace)
+    done = noted_writes(monkeypatch, lambda path: path.name)
     module = model()
     save_model(tmp_path / "model.safetensors", Layout.of(module), flatten.flatten(module))
     assert done == ["fsync model.safetensors", "rename", f"fsync {tmp_path.name}"]

@@ -1,0 +1,27 @@
+"""In which order files and folders are synced and renamed, so that a power cut finds a whole file or none."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+
+def noted_writes(monkeypatch: pytest.MonkeyPatch, told: Callable[[Path], str]) -> list[str]:
+    """Return a list that grows with each sync, as `fsync` and what `told` says of the path, and each `rename`."""
+    steps: list[str] = []
+    fsync, replace = os.fsync, Path.replace
+
+    def noted_fsync(handle: int) -> None:
+        steps.append(f"fsync {told(Path(f'/proc/self/fd/{handle}').readlink())}")
+        fsync(handle)
+
+    def noted_replace(path: Path, target: Path) -> Path:
+        steps.append("rename")
+        return replace(path, target)
+
+    monkeypatch.setattr(os, "fsync", noted_fsync)
+    monkeypatch.setattr(Path, "replace", noted_replace)
+    return steps
