@@ -8,7 +8,7 @@
 # make release-once   100,000 random schedules of masked-average against a lying relay; `make test` runs 2,000
 # make soak    trials of real processes over RabbitMQ, with random faults, for SOAK_S seconds; its last line is a summary
 # make soak-memory   memory and open files of five peers through 500 rounds
-# make simulation      100,000 random trials of whole peers on a virtual clock: deaths, full disks, a lying relay; `make test` runs 2,000
+# make simulation   100,000 random trials of whole peers on a virtual clock: deaths, full disks, a lying relay; `make test` runs 2,000; its last line is a summary
 # make clean   removes what these made, the environments too
 #
 # PYTHON=python3.12     another interpreter, 3.11 or newer
@@ -20,7 +20,7 @@
 # SCHEDULES=100000      of `make release-once`
 # SOAK_S=1800           seconds of `make soak`; SOAK_SEED=N repeats a run of it
 # SOAK_ROUNDS=500       of `make soak-memory`
-# SEEDS=100000          of `make simulation`
+# SEEDS=100000          of `make simulation`; SIMULATION_FIRST=N begins with that seed
 # FUZZ_S=60             seconds of `make fuzz` for each target
 # FUZZ_TARGETS="..."    only these of its targets, for instance FUZZ_TARGETS="header canonical"
 
@@ -87,8 +87,9 @@ soak: $(TEST_ENV)/installed
 soak-memory: $(TEST_ENV)/installed
 	@scripts/install-rabbitmq
 	@$(TEST_ENV)/bin/python -m tests.chaos.memory $(SOAK_ROUNDS)
+
 simulation: $(TEST_ENV)/installed
-	@SIMULATION_SEEDS=$(SEEDS) $(TEST_ENV)/bin/python -m pytest -q -n auto tests/simulation/test_simulation.py
+	@$(TEST_ENV)/bin/python -m tests.simulation.many $(SEEDS)
 
 fuzz: $(FUZZ_ENV)/installed
 	@$(FUZZ_ENV)/bin/python -m fuzz.run $(FUZZ_S) $(FUZZ_TARGETS)

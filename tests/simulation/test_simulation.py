@@ -13,23 +13,16 @@ import pytest
 
 from ppdl_mq.peer.orders import Order, give_order
 from ppdl_mq.protocol.phases import Phase
-from ppdl_mq.wire import canonical
 from ppdl_mq.wire.header import split_part
 from ppdl_mq.wire.kinds import Kind
+from tests.simulation.many import BLOCK, repeats
 from tests.simulation.recomputing import check_rounds
 from tests.simulation.relay import Relay
 from tests.simulation.story import PROTOCOLS, Story, story_of
-from tests.simulation.trial import Simulation, check, simulated
+from tests.simulation.trial import check, simulated, tried
 
 SEEDS = int(os.environ.get("SIMULATION_SEEDS", "2000"))
 FIRST = int(os.environ.get("SIMULATION_FIRST", "0"))
-BLOCK = 50
-
-
-def tried(simulation: Simulation) -> set[tuple[int, int]]:
-    """Return the steps in which somebody committed itself to a vector, with the bits of its words."""
-    found = [canonical.decode(context, limit_bytes=4_096) for context in simulation.contexts.values()]
-    return {(each["step"], each["word"]) for each in found}
 
 
 @pytest.mark.parametrize("block", range(-(-SEEDS // BLOCK)))
@@ -38,8 +31,7 @@ def test_a_trial_ends_as_if_nothing_had_happened(block: int) -> None:
         try:
             check(story_of(seed))
         except AssertionError as error:
-            again = f"SIMULATION_FIRST={seed} SIMULATION_SEEDS=1 python -m pytest {__file__}"
-            raise AssertionError(f"{error}\n{story_of(seed)}\nAgain: {again}") from error
+            raise AssertionError(f"{error}\n{story_of(seed)}\nAgain: {repeats(seed)}") from error
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)

@@ -23,6 +23,7 @@ from ppdl_mq.peer import assembly, blobs, fetcher, intake, link, outbox, progres
 from ppdl_mq.peer.protocols import vector_words
 from ppdl_mq.protocol.terms import Terms
 from ppdl_mq.training.saving import load_model
+from ppdl_mq.wire import canonical
 from tests.people import identity_of, manifest_for
 from tests.simulation import node as nodes
 from tests.simulation.disk import disks
@@ -327,3 +328,9 @@ def check(story: Story, *, trace: bool = False) -> Simulation:
         for (name, step), contexts in simulation.released.items():
             assert len(contexts) == 1, f"{name} released step {step} in two contexts"
     return simulation
+
+
+def tried(simulation: Simulation) -> set[tuple[int, int]]:
+    """Return the steps in which somebody committed itself to a vector, with the bits of its words."""
+    found = [canonical.decode(context, limit_bytes=4_096) for context in simulation.contexts.values()]
+    return {(each["step"], each["word"]) for each in found}
