@@ -225,7 +225,7 @@ class Link:
 
         `relay` holds:
             state: `connecting` (never let in by it since the process began), `connected`, `blocked` (connected, but the
-                relay takes none: memory or disk is full, or it confirms nothing), `reconnecting` or `closed`.
+                relay takes none: memory or disk is full; or it confirms or answers nothing), `reconnecting`, `closed`.
             since: when that began, in seconds since 1970.
             host: `name:port` of the host that is connected; null otherwise, and for an embedded relay.
             tries: attempts in a row that failed; each asks every host once.

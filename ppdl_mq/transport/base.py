@@ -55,7 +55,7 @@ class Transport(abc.ABC):
 
     @property
     def blocked_reason(self) -> str | None:
-        """Why the relay takes no messages at the moment, or that it confirms none; None while it does both."""
+        """Why the relay takes no messages now, or that it confirms, or answers, nothing; None while all is well."""
         return None
 
     @property

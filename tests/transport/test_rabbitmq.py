@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import subprocess
 import sys
@@ -18,7 +19,7 @@ from ppdl_mq.config.broker import BrokerAddress
 from ppdl_mq.errors import InboxTaken, NotTaken, RelayError, RelayLost, RelayRefused, RelayUnreachable, Unroutable
 from ppdl_mq.transport.base import MAX_HELD, Transport
 from ppdl_mq.transport.opening import open_transport
-from ppdl_mq.transport.rabbitmq import publisher
+from ppdl_mq.transport.rabbitmq import stillness
 from ppdl_mq.transport.rabbitmq.check_message import MARK, SMALL
 from tests.rabbit import RabbitNode
 from tests.transport.relays import SOON_S, bodies, eventually, new_trial, rabbit_address, receive_all, subscribe_soon
@@ -186,20 +187,32 @@ def test_closing_does_not_wait_for_a_broker_that_takes_nothing(rabbit: RabbitNod
         rabbit.ctl("set_vm_memory_high_watermark", "0.4")
 
 
-def test_an_inbox_that_hangs_is_named_and_ends_the_connection(
-    rabbit: RabbitNode, trial: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(publisher, "_SAID_AFTER_S", 0.5)
-    monkeypatch.setattr(publisher, "_LOST_AFTER_S", 3.0)
+@contextlib.contextmanager
+def hanging(rabbit: RabbitNode, trial: str, address: str) -> Iterator[None]:
+    """Let the process of a classic queue stand still."""
     find = (
-        f'{{ok, Q}} = rabbit_amqqueue:lookup(rabbit_misc:r(<<"/">>, queue, <<"test.{trial}.b">>)),'
+        f'{{ok, Q}} = rabbit_amqqueue:lookup(rabbit_misc:r(<<"/">>, queue, <<"test.{trial}.{address}">>)),'
         " Pid = amqqueue:get_pid(Q), "
     )
+    rabbit.ctl("eval", find + "sys:suspend(Pid).")
+    try:
+        yield
+    finally:
+        rabbit.ctl("eval", find + "sys:resume(Pid).")
+
+
+@pytest.fixture
+def soon_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stillness, "SAID_AFTER_S", 0.5)
+    monkeypatch.setattr(stillness, "LOST_AFTER_S", 3.0)
+
+
+@pytest.mark.usefixtures("soon_lost")
+def test_an_inbox_that_hangs_is_named_and_ends_the_connection(rabbit: RabbitNode, trial: str) -> None:
     with opened(rabbit, trial, queue_type="classic") as transport:
         for address in ("a", "b"):
             transport.declare(address)
-        rabbit.ctl("eval", find + "sys:suspend(Pid).")
-        try:
+        with hanging(rabbit, trial, "b"):
             seen: list[str | None] = []
             transport.look_round(lambda: seen.append(transport.blocked_reason))
             with pytest.raises(RelayLost):
@@ -208,13 +221,30 @@ def test_an_inbox_that_hangs_is_named_and_ends_the_connection(
             assert seen[0] is None
             assert seen[-1] is not None
             assert "sent to b since" in seen[-1]
-        finally:
-            rabbit.ctl("eval", find + "sys:resume(Pid).")
         transport.connect()
         assert (transport.withheld, transport.blocked_reason) == ((), None)
         transport.publish_all([("b", [b"b"])])
         assert [transport.get("b").body for _ in range(2)] == [b"b", b"b"]
         assert transport.get("a").body == b"a"
+
+
+@pytest.mark.usefixtures("soon_lost")
+@pytest.mark.parametrize("ask", ["depth", "get", "purge", "declare", "subscribe", "delete"])
+def test_a_queue_that_answers_nothing_is_said_and_ends_the_connection(rabbit: RabbitNode, trial: str, ask: str) -> None:
+    with opened(rabbit, trial, queue_type="classic") as transport:
+        transport.declare("b")
+        with hanging(rabbit, trial, "b"):
+            seen: list[str | None] = []
+            transport.look_round(lambda: seen.append(transport.blocked_reason))
+            with pytest.raises(RelayLost):
+                getattr(transport, ask)("b")
+            assert seen[0] is None
+            assert seen[-1] is not None
+            assert "does not answer" in seen[-1]
+            assert transport.blocked_reason is None, "nothing is asked any more"
+        transport.connect()
+        transport.declare("b")  # the queue was only slow: what it was asked it has done
+        assert transport.depth("b") == 0
 
 
 def test_a_full_queue_refuses_and_says_so(rabbit: RabbitNode, transport: Transport, trial: str) -> None:

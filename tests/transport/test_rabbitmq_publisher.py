@@ -164,7 +164,7 @@ class Stage:
 @pytest.fixture
 def stage(monkeypatch: pytest.MonkeyPatch) -> Stage:
     clock = Clock()
-    monkeypatch.setattr("ppdl_mq.transport.rabbitmq.publisher.time", clock)
+    monkeypatch.setattr("ppdl_mq.transport.rabbitmq.stillness.time", clock)
     monkeypatch.setattr(limits, "LOOK_S", 0.001)
     return Stage(clock)
 

@@ -85,7 +85,9 @@ class RabbitMQTransport(Transport):
     @property
     def blocked_reason(self) -> str | None:
         session = self._current
-        return None if session is None else session.link.blocked_reason or session.publisher.withheld_reason
+        if session is None:
+            return None
+        return session.link.blocked_reason or session.link.unanswered_reason or session.publisher.withheld_reason
 
     @property
     def withheld(self) -> tuple[str, ...]:

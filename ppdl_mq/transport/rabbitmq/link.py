@@ -17,9 +17,11 @@ from ppdl_mq.config import limits
 from ppdl_mq.config.broker import BrokerAddress
 from ppdl_mq.errors import RelayError, RelayLost, RelayUnreachable
 from ppdl_mq.transport.rabbitmq.errors import lost, opening_error
+from ppdl_mq.transport.rabbitmq.stillness import LOST_AFTER_S, Stillness
 
 _CLOSE_TIMEOUT_S: Final = 5.0
 _RECEIVE_BYTES: Final = 128 * 1024
+_BEAT_BYTES: Final = 64  # what comes between two looks and is no more is a heartbeat, 8 bytes, and no answer
 
 _log = logging.getLogger(__name__)
 
@@ -80,12 +82,19 @@ class Link:
         self._on_lost = on_lost
         self._lock = threading.Lock()
         self._lost: RelayError | None = None
-        self._questions: set[Future[Any]] = set()
+        self._questions: dict[Future[Any], Stillness] = {}
         self._opening: Future[None] = Future()
         self._loop = IOLoop()
         self._thread = threading.Thread(target=self._run, name="ppdl-mq amqp", daemon=True)
         self.connection: pika.SelectConnection = None  # of the I/O thread
         self.blocked_reason: str | None = None
+
+    @property
+    def unanswered_reason(self) -> str | None:
+        """That the relay leaves a question unanswered, in words, which do not change while it lasts; or None."""
+        with self._lock:
+            still = [stillness.since for stillness in self._questions.values() if stillness.is_to_be_said]
+        return f"the relay does not answer what it was asked, since {min(still)}" if still else None
 
     @property
     def unwritten_bytes(self) -> int:
@@ -139,9 +148,11 @@ class Link:
         """Have `question` done on the I/O thread and wait until it, or what it starts, settles the future.
 
         Raises:
-            RelayLost: the connection is gone, or goes before there is an answer.
+            RelayLost: the connection is gone, or goes before there is an answer; or there is none for so long that the
+                connection counts as gone, as where a queue hangs while heartbeats go on.
         """
         answer: Future[Any] = Future()
+        stillness = Stillness()
 
         def start() -> None:
             try:
@@ -151,17 +162,24 @@ class Link:
 
         with self._lock:
             self._check()
-            self._questions.add(answer)
+            self._questions[answer] = stillness
             self._loop.add_callback_threadsafe(start)
         try:
             while True:
+                received, unwritten = self.connection.bytes_received, self.unwritten_bytes
                 try:
                     return answer.result(timeout=limits.LOOK_S)
                 except TimeoutError:
                     self.look()  # it may be long: a blocked connection answers nothing
+                # On a slow line what comes before the answer, or goes before the question, may take long.
+                has_come = self.connection.bytes_received - received > _BEAT_BYTES
+                if has_come or self.unwritten_bytes < unwritten or self.blocked_reason is not None:
+                    stillness.moves()
+                elif stillness.is_a_loss:
+                    raise RelayLost(f"The relay did not answer what it was asked for {LOST_AFTER_S:.0f} s.")
         finally:
             with self._lock:
-                self._questions.discard(answer)
+                del self._questions[answer]
 
     def _check(self) -> None:
         if self._lost is not None:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import datetime
 import threading
-import time
 from collections import deque
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future
@@ -20,17 +18,11 @@ from ppdl_mq.errors import NotTaken, RelayError, RelayLost, Unroutable
 from ppdl_mq.transport.rabbitmq.errors import channel_error, is_code, lost
 from ppdl_mq.transport.rabbitmq.lane import Lane
 from ppdl_mq.transport.rabbitmq.link import Link, give
+from ppdl_mq.transport.rabbitmq.stillness import LOST_AFTER_S, Stillness
 
 # Waiting for each confirm in turn would take three times as long; four messages or more under way reach full speed.
 _MAX_BYTES_UNDER_WAY: Final = 16 * 1024 * 1024
 _MAX_MESSAGES_UNDER_WAY: Final = 64
-
-# How long nothing may be confirmed, and nothing written, while confirms are awaited. A queue takes a fraction of a
-# second to confirm, on a slow disk some seconds. First it is said; in the end the connection is given up, so that the
-# peer can go round and see to its other messages. Not sooner than a slow line is done with what the system holds of
-# ours (4 MB at most, where nobody set it otherwise: 280 kbit/s do): it would be sent again, and again.
-_SAID_AFTER_S: Final = 30.0
-_LOST_AFTER_S: Final = 120.0
 
 _PROPERTIES: Final = pika.BasicProperties(delivery_mode=2, content_type="application/octet-stream")  # 2: persistent
 
@@ -71,7 +63,7 @@ class Publisher:
         self._error: RelayError | None = None  # that ends the call
         self._is_left = False
         self._unwritten_bytes = 0  # when it was last looked at
-        self._moves()
+        self._stillness = Stillness()  # of confirms and of what is written, while confirms are awaited
 
     def publish(self, address: str, bodies: Iterable[bytes]) -> None:
         """Publish in order and wait until all is confirmed, or something went wrong with one of them."""
@@ -116,7 +108,7 @@ class Publisher:
     def withheld(self) -> tuple[str, ...]:
         """Whose messages the relay does not confirm, sorted; empty until nothing has moved for some time."""
         with self._changed:
-            if self._still_s < _SAID_AFTER_S:
+            if not self._stillness.is_to_be_said:
                 return ()
             return tuple(sorted({current.address for current, _ in self._unconfirmed.values()}))
 
@@ -127,8 +119,7 @@ class Publisher:
             names = ", ".join(self.withheld)
             if not names:
                 return None
-            since = datetime.datetime.fromtimestamp(self._moved_on, datetime.UTC)
-            return f"the relay confirms nothing that was sent to {names} since {since:%Y-%m-%d %H:%M:%S} UTC"
+            return f"the relay confirms nothing that was sent to {names} since {self._stillness.since}"
 
     @property
     def _nothing_under_way(self) -> bool:
@@ -181,18 +172,11 @@ class Publisher:
             # that shrinks counts: without one it is the heartbeats that are written.
             is_blocked = self._link.blocked_reason is not None
             if not self._unconfirmed or is_blocked or unwritten < self._unwritten_bytes:
-                self._moves()
+                self._stillness.moves()
             self._unwritten_bytes = unwritten
-            if self._still_s >= _LOST_AFTER_S:
+            if self._stillness.is_a_loss:
                 names = ", ".join(self.withheld)
-                raise RelayLost(f"The relay confirmed nothing that was sent to {names} for {_LOST_AFTER_S:.0f} s.")
-
-    def _moves(self) -> None:
-        self._moved_at, self._moved_on = time.monotonic(), time.time()
-
-    @property
-    def _still_s(self) -> float:
-        return time.monotonic() - self._moved_at
+                raise RelayLost(f"The relay confirmed nothing that was sent to {names} for {LOST_AFTER_S:.0f} s.")
 
     def _has_room(self, size: int) -> bool:
         if self._nothing_under_way:
@@ -215,7 +199,7 @@ class Publisher:
                 return
             bodies = list(self._outbox)
             self._outbox.clear()
-            self._moves()
+            self._stillness.moves()
             for current, body in bodies:
                 self._unconfirmed[self._next_tag] = current, len(body)
                 self._next_tag += 1
@@ -236,7 +220,7 @@ class Publisher:
             tags = [method.delivery_tag]
             if method.multiple:
                 tags = [tag for tag in self._unconfirmed if tag <= method.delivery_tag]
-            self._moves()
+            self._stillness.moves()
             for tag in tags:
                 if tag not in self._unconfirmed:
                     continue
