@@ -1,4 +1,8 @@
-"""Byte strings that rows of the journal point to: small ones in the row, large ones in a file of their own."""
+"""Byte strings that rows of the journal point to: small ones in the row, large ones in a file of their own.
+
+Those in a row are sealed, since a small message may be a secret of the session: a contribution to the trial key, a
+mask. Files hold weights and shards, and are not.
+"""
 
 from __future__ import annotations
 
@@ -14,6 +18,7 @@ from ppdl_mq.peer.durable import is_missing, read_error, write_error
 from ppdl_mq.peer.journal import Journal
 
 INLINE_BYTES: Final = 1_048_576
+_SEALED_AS: Final = "byte string"
 
 
 class Blobs:
@@ -38,7 +43,7 @@ class Blobs:
             with self.writer(len(content)) as writer:
                 writer.write(0, content)
             return writer.blob
-        return self._insert(len(content), bytes(content))
+        return self._insert(len(content), self._journal.sealed(_SEALED_AS, bytes(content)))
 
     def reserve(self, size_bytes: int) -> int:
         """Return the number of a byte string that `reopen` will fill. Call within a transaction."""
@@ -61,17 +66,17 @@ class Blobs:
 
     @contextmanager
     def view(self, blob: int) -> Iterator[memoryview]:
-        """Give read access without a copy: to the row's bytes, or to the file mapped into memory.
+        """Give read access: to the row's bytes, or without a copy to the file mapped into memory.
 
         Raises:
-            JournalError: the file is missing or has another size.
+            JournalError: the file is missing or has another size, or the row does not open.
             InTheWay: it cannot be read for now.
         """
         row = self._journal.db.execute("SELECT bytes, inline FROM blob WHERE id = ?", (blob,)).fetchone()
         if row is None:
             raise self._journal.lost("it lacks an entry that it refers to")
         if row[1] is not None:
-            yield memoryview(row[1])
+            yield memoryview(self._journal.opened(_SEALED_AS, row[1]))
             return
         try:
             with self._path(blob).open("rb") as file:

@@ -29,7 +29,7 @@ from ppdl_mq.wire import canonical
 from ppdl_mq.wire.entries import LOG_NAME
 from ppdl_mq.wire.header import Header, decode_header
 
-_FORMAT: Final = 3
+_FORMAT: Final = 4
 _LOCK_TRIES: Final = 20  # in a second: who only looks whether a peer runs holds the lock for a moment (peer/status.py)
 _LOCK_PAUSE_S: Final = 0.05
 _IN_WORDS: Final = {"format": "version of this program", "trial": "trial", "keys": "identity"}
@@ -212,9 +212,9 @@ class Journal:
         if sealed is None:
             return None
         try:
-            return canonical.decode(open_sealed(self._key, sealed, name.encode()), limit_bytes=limits.MAX_STATE_BYTES)
-        except (Unauthentic, Malformed):
-            raise _damaged(self.folder, f"the sealed entry {name!r} does not open") from None
+            return canonical.decode(self.opened(name, sealed), limit_bytes=limits.MAX_STATE_BYTES)
+        except Malformed:
+            raise self._does_not_open(name) from None
 
     def keep_secret_fact(self, name: str, data: Any) -> None:
         """Keep plain data sealed under a key that follows from the identity.
@@ -228,7 +228,32 @@ class Journal:
                 f"The entry {name!r} would have {len(encoded)} bytes, more than the journal in {self.folder} keeps.",
                 hint="Nothing of it was written, and the peer stays where it was. Please report this.",
             )
-        self.keep_fact(name, seal(self._key, encoded, name.encode()))
+        self.keep_fact(name, self.sealed(name, encoded))
+
+    def sealed(self, name: str, content: bytes) -> bytes:
+        """Return bytes for a row of the journal, sealed under a key that follows from the identity.
+
+        What SQLite has deleted stays in its write-ahead log for a while, and in what a file system keeps of that.
+
+        Args:
+            name: of the kind of entry; to be given again to `opened`.
+            content: any bytes.
+        """
+        return seal(self._key, content, name.encode())
+
+    def opened(self, name: str, sealed: bytes) -> bytes:
+        """Return what `sealed` was given.
+
+        Raises:
+            JournalError: it does not open.
+        """
+        try:
+            return open_sealed(self._key, sealed, name.encode())
+        except Unauthentic:
+            raise self._does_not_open(name) from None
+
+    def _does_not_open(self, name: str) -> JournalError:
+        return _damaged(self.folder, f"the sealed entry {name!r} does not open")
 
     def _open(self, trial_id: bytes, identity: Identity) -> sqlite3.Connection:
         path = self.folder / JOURNAL_NAME
