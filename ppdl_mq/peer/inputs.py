@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from ppdl_mq.errors import PpdlError, RelayError, RelayLost
-from ppdl_mq.transport.base import MAX_HELD, Delivery, Transport
+from ppdl_mq.transport.base import Delivery, Transport
 
 _BUSY_S: Final = 0.02
 
@@ -82,7 +82,9 @@ class Receiver:
 
     def _run(self) -> None:
         while not self._stopped.is_set():
-            if self._inputs.qsize() >= MAX_HELD:  # the peer is busy; the transport bounds what waits behind
+            if (
+                self._inputs.qsize() >= self._transport.max_held
+            ):  # the peer is busy; the transport bounds what waits behind
                 self._stopped.wait(_BUSY_S)
                 continue
             try:

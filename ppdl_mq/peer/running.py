@@ -81,7 +81,13 @@ def run_peer(
         )
         words = vector_words(manifest, worker.layout)
         terms = Terms.of(manifest, identity, layout=worker.layout.digest(), software=_software(), words=words)
-        transport = open_transport(broker, trial=manifest.name, prefix=manifest.relay.prefix, peer=name)
+        transport = open_transport(
+            broker,
+            trial=manifest.name,
+            prefix=manifest.relay.prefix,
+            peer=name,
+            message_bytes=manifest.relay.chunk_bytes,
+        )
         runner = Runner(
             terms,
             manifest,

@@ -18,8 +18,22 @@ from ppdl_mq.config import limits
 from ppdl_mq.errors import NotTaken, Unroutable
 
 # Deliveries of the inbox that one connection may hold unacknowledged. `receive` hands out no more before an `ack`,
-# so acknowledge as you go. Bounds what a flood of messages costs in memory: so many times the largest message.
+# so acknowledge as you go.
 MAX_HELD: Final = 64
+
+# What they may hold in bytes, where the largest messages are so large that fewer of them are handed out. Both bound
+# what a flood costs in memory. Four under way reach full speed.
+_HELD_BYTES: Final = 64 * 1024**2
+_LEAST_HELD: Final = 4
+
+
+def held_at_once(message_bytes: int) -> int:
+    """Return how many deliveries of the inbox one connection may hold.
+
+    Args:
+        message_bytes: the largest message.
+    """
+    return max(_LEAST_HELD, min(MAX_HELD, _HELD_BYTES // message_bytes))
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +56,11 @@ class Transport(abc.ABC):
     turns it into a queue name. Any method but `connect` and `close` raises `RelayLost` once the connection is gone, or
     before there is one; `connect` may then be called again, and `subscribe` after it. Deliveries that were not
     acknowledged before are handed out again, ahead of newer ones.
+
+    A message that is larger than any of the trial comes cut off, one byte longer than the largest: to be refused.
     """
+
+    max_held: int = MAX_HELD
 
     def __enter__(self) -> Self:
         self.connect()
@@ -170,7 +188,7 @@ class Transport(abc.ABC):
     def receive(self, timeout_s: float) -> Delivery | None:
         """Return the next delivery of the subscribed inbox, or None when there is none within `timeout_s`.
 
-        There is none while `MAX_HELD` deliveries of the inbox are not acknowledged.
+        There is none while `max_held` deliveries of the inbox are not acknowledged.
         """
 
     @abc.abstractmethod

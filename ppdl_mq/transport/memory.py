@@ -14,7 +14,7 @@ from typing import cast
 from ppdl_mq.config import limits
 from ppdl_mq.errors import InboxTaken, MessageTooLarge, RelayLost, RelayUnreachable, Unroutable
 from ppdl_mq.transport.address import check_address
-from ppdl_mq.transport.base import MAX_HELD, Delivery, Transport
+from ppdl_mq.transport.base import Delivery, Transport, held_at_once
 
 Tamper = Callable[[str, bytes], Iterable[tuple[str, bytes]]]
 
@@ -134,9 +134,12 @@ class MemoryTransport(Transport):
 
     Args:
         relay: the relay; shared by all peers of one trial.
+        message_bytes: the trial's largest message.
     """
 
-    def __init__(self, relay: MemoryRelay) -> None:
+    def __init__(self, relay: MemoryRelay, *, message_bytes: int = limits.MAX_CHUNK_BYTES) -> None:
+        self.max_held = held_at_once(message_bytes)
+        self._message_bytes = message_bytes
         self._relay = relay
         self._connection: object = None
         self._inbox: str | None = None
@@ -177,7 +180,7 @@ class MemoryTransport(Transport):
                 self._check()
                 if self._inbox is None:
                     raise RuntimeError("receive before subscribe")
-                if self._held(self._inbox) < MAX_HELD and (delivery := self._take(self._inbox)) is not None:
+                if self._held(self._inbox) < self.max_held and (delivery := self._take(self._inbox)) is not None:
                     return delivery
                 if not self._relay.changed.wait(max(0.0, deadline - time.monotonic())):
                     return None
@@ -228,7 +231,7 @@ class MemoryTransport(Transport):
         for message in self._relay.queue(address).messages:
             if message.holder is None:
                 message.holder = self._connection
-                return Delivery(message.body, (self._connection, address, message.number))
+                return Delivery(message.body[: self._message_bytes + 1], (self._connection, address, message.number))
         return None
 
     def _own(self, deliveries: Iterable[Delivery]) -> Iterator[tuple[StoredQueue, StoredMessage]]:

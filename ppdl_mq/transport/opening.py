@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from pydantic import SecretStr
 
+from ppdl_mq.config import limits
 from ppdl_mq.config.broker import BrokerAddress
 from ppdl_mq.errors import ConfigError, RelayError
 from ppdl_mq.transport.address import Names
@@ -15,7 +16,9 @@ from ppdl_mq.transport.findings import Finding, Wanted
 from ppdl_mq.transport.tap import Tap
 
 
-def open_transport(broker: BrokerAddress, *, trial: str, prefix: str, peer: str) -> Transport:
+def open_transport(
+    broker: BrokerAddress, *, trial: str, prefix: str, peer: str, message_bytes: int = limits.MAX_CHUNK_BYTES
+) -> Transport:
     """Make the adapter for `broker`, not yet connected.
 
     Each adapter is imported only when it is used: a peer of an embedded relay needs no AMQP client.
@@ -25,6 +28,7 @@ def open_transport(broker: BrokerAddress, *, trial: str, prefix: str, peer: str)
         trial: the trial's name.
         prefix: first word of every exchange and queue name.
         peer: our own name, by which the broker's administrator recognises the connection.
+        message_bytes: the trial's largest message.
     """
     keep_freed_chunks()  # here, since every process that moves weights comes by
     names = Names(prefix=prefix, trial=trial)
@@ -32,10 +36,10 @@ def open_transport(broker: BrokerAddress, *, trial: str, prefix: str, peer: str)
         from ppdl_mq.transport.embedded import EmbeddedTransport
 
         assert broker.path is not None, "an embedded address has a path"
-        return EmbeddedTransport(broker.path, names)
+        return EmbeddedTransport(broker.path, names, message_bytes=message_bytes)
     from ppdl_mq.transport.rabbitmq import RabbitMQTransport
 
-    return RabbitMQTransport(broker, names, peer=peer)
+    return RabbitMQTransport(broker, names, peer=peer, message_bytes=message_bytes)
 
 
 def open_tap(broker: BrokerAddress, *, trial: str, prefix: str) -> Tap:

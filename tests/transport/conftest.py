@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from ppdl_mq.config.broker import BrokerAddress
+from ppdl_mq.transport.base import Transport
 from ppdl_mq.transport.memory import MemoryRelay, MemoryTransport
 from ppdl_mq.transport.opening import open_transport
 from tests.rabbit import RabbitNode
@@ -24,14 +25,18 @@ def relay(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Relay]:
     trial = new_trial()
     if request.param == "memory":
         shared = MemoryRelay()
-        relay = Relay("memory", lambda _: MemoryTransport(shared))
+        relay = Relay("memory", lambda _, **changes: MemoryTransport(shared, **changes))
     else:
         if request.param == "embedded":
             broker = BrokerAddress.parse(f"embedded:{tmp_path / 'new' / 'relay.db'}")
         else:
             node: RabbitNode = request.getfixturevalue("rabbit")
             broker = rabbit_address(node, queue_type=request.param)
-        relay = Relay(request.param, lambda peer: open_transport(broker, trial=trial, prefix="test", peer=peer))
+
+        def make(peer: str, **changes: int) -> Transport:
+            return open_transport(broker, trial=trial, prefix="test", peer=peer, **changes)
+
+        relay = Relay(request.param, make)
     relay.open().declare("a")
     yield relay
     relay.close()

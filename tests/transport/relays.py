@@ -31,16 +31,16 @@ class Relay:
 
     Args:
         kind: one of `RELAYS`.
-        make: makes a transport for a peer, not yet connected.
+        make: makes a transport for a peer, not yet connected; `message_bytes` may be given.
     """
 
     kind: str
-    make: Callable[[str], Transport]
+    make: Callable[..., Transport]
     opened: list[Transport] = field(default_factory=list)
 
-    def open(self, peer: str = "a") -> Transport:
+    def open(self, peer: str = "a", **changes: int) -> Transport:
         """Return a new connection."""
-        transport = self.make(peer)
+        transport = self.make(peer, **changes)
         transport.connect()
         self.opened.append(transport)
         return transport

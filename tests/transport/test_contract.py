@@ -252,14 +252,31 @@ def test_the_second_reader_is_refused_until_the_first_leaves(relay: Relay) -> No
     assert bodies(receive_all(second, 1)) == [b"still the first's"]
 
 
-def test_a_reader_holds_a_bounded_number_of_messages(relay: Relay) -> None:
-    reader = relay.open()
-    reader.publish("a", [b"%d" % number for number in range(MAX_HELD + 1)])
+@pytest.mark.parametrize(("message_bytes", "held"), [(900_000, MAX_HELD), (4 * 1024**2, 16), (16 * 1024**2, 4)])
+def test_a_reader_holds_a_bounded_number_of_messages(relay: Relay, message_bytes: int, held: int) -> None:
+    reader = relay.open(message_bytes=message_bytes)
+    assert reader.max_held == held
+    reader.publish("a", [b"%d" % number for number in range(held + 1)])
     reader.subscribe("a")
-    held = receive_all(reader, MAX_HELD)
+    deliveries = receive_all(reader, held)
     assert reader.receive(0.1) is None
-    reader.ack(held[:1])
-    assert bodies(receive_all(reader, 1)) == [b"%d" % MAX_HELD]
+    reader.ack(deliveries[:1])
+    assert bodies(receive_all(reader, 1)) == [b"%d" % held]
+
+
+def test_a_message_larger_than_any_of_the_trial_comes_cut_off(relay: Relay) -> None:
+    """So that it is refused, and was never whole in memory."""
+    sender, reader = relay.open("b"), relay.open(message_bytes=5_000)
+    large = random.Random(2).randbytes(300_000)
+    sender.publish("a", [b"1", large, large[:5_000], large[:5_001], b"2"])
+    expected = [b"1", large[:5_001], large[:5_000], large[:5_001], b"2"]
+    taken = [reader.get("a") for _ in expected]
+    assert bodies(taken) == expected
+    reader.requeue(taken)
+    reader.subscribe("a")
+    received = receive_all(reader, len(expected))
+    assert bodies(received) == expected
+    reader.ack(received)
 
 
 def test_an_address_without_a_queue_is_unroutable(relay: Relay) -> None:

@@ -15,7 +15,7 @@ from typing import Final, cast
 from ppdl_mq.config import limits
 from ppdl_mq.errors import InboxTaken, MessageTooLarge, RelayLost, Unroutable
 from ppdl_mq.transport.address import Names
-from ppdl_mq.transport.base import MAX_HELD, Delivery, Transport
+from ppdl_mq.transport.base import Delivery, Transport, held_at_once
 from ppdl_mq.transport.embedded.holder import Holder, is_alive, remove, wake
 from ppdl_mq.transport.embedded.store import folder_of, open_store, os_error, working_error
 
@@ -30,9 +30,12 @@ class EmbeddedTransport(Transport):
     Args:
         path: the SQLite file; several trials may share one.
         names: of the trial's queues.
+        message_bytes: the trial's largest message.
     """
 
-    def __init__(self, path: Path, names: Names) -> None:
+    def __init__(self, path: Path, names: Names, *, message_bytes: int = limits.MAX_CHUNK_BYTES) -> None:
+        self.max_held = held_at_once(message_bytes)
+        self._message_bytes = message_bytes
         self._path = path
         self._folder = folder_of(path)
         self._names = names
@@ -102,7 +105,7 @@ class EmbeddedTransport(Transport):
             with self._lock:
                 if self._database is not None and self._inbox is None:
                     raise RuntimeError("receive before subscribe")
-                delivery = self._take(self._inbox or "", at_most=MAX_HELD)
+                delivery = self._take(self._inbox or "", at_most=self.max_held)
                 remaining_s = deadline - time.monotonic()
                 if delivery is not None or remaining_s <= 0:
                     return delivery
@@ -221,14 +224,15 @@ class EmbeddedTransport(Transport):
                 if database.execute(query, (queue, self._name)).fetchone()[0] >= at_most:
                     return None
             row = database.execute(
-                "SELECT number, body FROM messages JOIN bodies USING (number)"
+                "SELECT number FROM messages JOIN bodies USING (number)"
                 " WHERE queue = ? AND holder IS NULL ORDER BY number LIMIT 1",
                 (queue,),
             ).fetchone()
             if row is None:
                 return None
             database.execute("UPDATE messages SET holder = ? WHERE number = ?", (self._name, row[0]))
-            return Delivery(row[1], (self._name, row[0]))
+            with database.blobopen("bodies", "body", row[0], readonly=True) as body:
+                return Delivery(body.read(self._message_bytes + 1), (self._name, row[0]))
 
     def _reader(self, database: sqlite3.Connection, address: str) -> str | None:
         """Return who reads `address`, making sure that it exists."""

@@ -13,11 +13,12 @@ import pika
 from pika import exceptions as amqp
 from pika.channel import Channel
 
+from ppdl_mq.config import limits
 from ppdl_mq.config.broker import BrokerAddress
 from ppdl_mq.config.hosts import Host
 from ppdl_mq.errors import NotTaken, RelayError, RelayLost, Unroutable
 from ppdl_mq.transport.address import Names
-from ppdl_mq.transport.base import Delivery, Transport
+from ppdl_mq.transport.base import Delivery, Transport, held_at_once
 from ppdl_mq.transport.rabbitmq.errors import channel_error, none_lets_us_in
 from ppdl_mq.transport.rabbitmq.inbox import Inbox
 from ppdl_mq.transport.rabbitmq.lane import Lane
@@ -30,12 +31,21 @@ from ppdl_mq.transport.rabbitmq.topology import Topology
 class _Session:
     """One connection and its four channels: topology, publishing, the inbox, and `get`."""
 
-    def __init__(self, broker: BrokerAddress, names: Names, peer: str, look: Callable[[], None], *, where: str) -> None:
+    def __init__(
+        self,
+        broker: BrokerAddress,
+        names: Names,
+        peer: str,
+        look: Callable[[], None],
+        *,
+        where: str,
+        message_bytes: int,
+    ) -> None:
         (parameters,) = connection_parameters(broker, trial=names.trial, peer=peer)
-        self.link = Link(parameters, broker, on_lost=self._on_lost, look=look, where=where)
+        self.link = Link(parameters, broker, on_lost=self._on_lost, look=look, where=where, message_bytes=message_bytes)
         self.topology = Topology(self.link, names, declare=broker.declare, queue_type=broker.queue_type)
         self.publisher = Publisher(self.link, names.exchange)
-        self.inbox = Inbox(self.link)
+        self.inbox = Inbox(self.link, max_held=held_at_once(message_bytes))
         self.getting = Lane(self.link, prepare=self._prepare_getting)
         self._empty: Callable[[], None] = lambda: None
 
@@ -71,9 +81,14 @@ class RabbitMQTransport(Transport):
         broker: where the broker is.
         names: of the trial's exchange and queues.
         peer: our own name, shown to the broker's administrator.
+        message_bytes: the trial's largest message.
     """
 
-    def __init__(self, broker: BrokerAddress, names: Names, *, peer: str) -> None:
+    def __init__(
+        self, broker: BrokerAddress, names: Names, *, peer: str, message_bytes: int = limits.MAX_CHUNK_BYTES
+    ) -> None:
+        self.max_held = held_at_once(message_bytes)
+        self._message_bytes = message_bytes
         self._broker = broker
         self._names = names
         self._peer = peer
@@ -105,7 +120,14 @@ class RabbitMQTransport(Transport):
             host = self._hosts[self._next]
             self._next = (self._next + 1) % len(self._hosts)
             where = str(host) if len(self._hosts) > 1 else ""
-            session = _Session(self._broker.at(host), self._names, self._peer, self._waits, where=where)
+            session = _Session(
+                self._broker.at(host),
+                self._names,
+                self._peer,
+                self._waits,
+                where=where,
+                message_bytes=self._message_bytes,
+            )
             try:
                 session.link.open()
             except RelayError as error:

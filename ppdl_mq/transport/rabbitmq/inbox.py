@@ -23,9 +23,11 @@ class Inbox:
 
     Args:
         link: the connection.
+        max_held: deliveries that may be under way at once.
     """
 
-    def __init__(self, link: Link) -> None:
+    def __init__(self, link: Link, *, max_held: int = MAX_HELD) -> None:
+        self._max_held = max_held
         self._lane = Lane(link, on_close=self._on_channel_closed)
         self._changed = threading.Condition()
         self._arrived: deque[Delivery] = deque()
@@ -52,7 +54,7 @@ class Inbox:
                 channel.basic_consume(queue, self._on_message, exclusive=True, callback=lambda _: give(answer, channel))
 
             channel.add_on_cancel_callback(lambda _: self.on_lost(RelayLost("The relay took the inbox away.")))
-            channel.basic_qos(prefetch_count=MAX_HELD, callback=consume)
+            channel.basic_qos(prefetch_count=self._max_held, callback=consume)
 
         def leave(channel: Channel, answer: Future[Any]) -> None:
             channel.add_on_close_callback(lambda *_: give(answer, None))
@@ -94,7 +96,7 @@ class Inbox:
             channel.basic_ack(method.delivery_tag)
             return
         with self._changed:
-            if len(self._arrived) < MAX_HELD:
+            if len(self._arrived) < self._max_held:
                 self._arrived.append(Delivery(body, (channel, method.delivery_tag)))
                 self._changed.notify()
                 return

@@ -16,37 +16,14 @@ from pika.adapters.select_connection import IOLoop
 from ppdl_mq.config import limits
 from ppdl_mq.config.broker import BrokerAddress
 from ppdl_mq.errors import RelayError, RelayLost, RelayUnreachable
+from ppdl_mq.transport.rabbitmq.connection import Connection
 from ppdl_mq.transport.rabbitmq.errors import lost, opening_error
 from ppdl_mq.transport.rabbitmq.stillness import LOST_AFTER_S, Stillness
 
 _CLOSE_TIMEOUT_S: Final = 5.0
-_RECEIVE_BYTES: Final = 128 * 1024
 _BEAT_BYTES: Final = 64  # what comes between two looks and is no more is a heartbeat, 8 bytes, and no answer
 
 _log = logging.getLogger(__name__)
-
-
-class _Connection(pika.SelectConnection):  # type: ignore[misc]  # pika has no types that mypy can see
-    """pika's connection, reading more than 4096 bytes at a time, which is what holds its consumers back.
-
-    pika has no setting for it. The attribute is set on the one transport that pika just made; should a later pika
-    no longer call this method or read the attribute, the only effect is that receiving is slower.
-    """
-
-    def _proto_connection_made(self, transport: Any) -> None:
-        transport._MAX_RECV_BYTES = _RECEIVE_BYTES
-        self._stream = transport
-        super()._proto_connection_made(transport)
-
-    @property
-    def unwritten_bytes(self) -> int:
-        """How much was given to pika and not yet taken by the system."""
-        size: int = self._stream.get_write_buffer_size()
-        return size
-
-    def hang_up(self, error: Exception) -> None:
-        """End the connection without a farewell, for a broker that does not answer one."""
-        self._terminate_stream(error)
 
 
 class Link:
@@ -59,6 +36,7 @@ class Link:
         broker: for messages; holds no password.
         look: called again and again by a thread that waits for the relay; what it raises ends the wait.
         where: which of its hosts, for messages; empty where there is one only.
+        message_bytes: the largest message; of a larger one no more than one byte over it is kept.
         on_lost: called once, on the I/O thread, when the connection is gone; wakes whoever waits elsewhere.
     """
 
@@ -70,6 +48,7 @@ class Link:
         *,
         look: Callable[[], None],
         where: str = "",
+        message_bytes: int = limits.MAX_CHUNK_BYTES,
     ) -> None:
         # pika logs what it also raises; without any handler Python would print it over the terminal.
         pika_log = logging.getLogger("pika")
@@ -79,6 +58,7 @@ class Link:
         self._broker = broker
         self.look = look
         self._where = where
+        self._message_bytes = message_bytes
         self._on_lost = on_lost
         self._lock = threading.Lock()
         self._lost: RelayError | None = None
@@ -86,7 +66,7 @@ class Link:
         self._opening: Future[None] = Future()
         self._loop = IOLoop()
         self._thread = threading.Thread(target=self._run, name="ppdl-mq amqp", daemon=True)
-        self.connection: pika.SelectConnection = None  # of the I/O thread
+        self.connection: Connection = None  # type: ignore[assignment]  # of the I/O thread, which makes it first of all
         self.blocked_reason: str | None = None
 
     @property
@@ -193,13 +173,14 @@ class Link:
 
     def _run(self) -> None:
         try:
-            self.connection = _Connection(
+            self.connection = Connection(
                 self._parameters,
                 on_open_callback=self._on_open,
                 on_open_error_callback=self._on_open_error,
                 on_close_callback=self._on_close,
                 custom_ioloop=self._loop,
             )
+            self.connection.message_bytes = self._message_bytes
             del self._parameters  # and with it the password
             self._loop.start()
         except Exception:  # a bug, ours or pika's: it must not leave others waiting for ever

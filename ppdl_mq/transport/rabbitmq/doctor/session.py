@@ -13,6 +13,7 @@ from pika import exceptions as amqp
 from pika.adapters.blocking_connection import BlockingChannel
 
 from ppdl_mq.config.broker import BrokerAddress
+from ppdl_mq.transport.rabbitmq.connection import Connection
 from ppdl_mq.transport.rabbitmq.errors import lost, opening_error
 from ppdl_mq.transport.rabbitmq.parameters import connection_parameters
 
@@ -85,7 +86,7 @@ class Session:
         parameters.blocked_connection_timeout = _BLOCKED_AFTER_S
         self._why_blocked = ""
         try:
-            self._connection = pika.BlockingConnection(parameters)
+            self._connection = pika.BlockingConnection(parameters, _impl_class=Connection)
         except (amqp.AMQPError, OSError) as error:
             raise opening_error(error, broker) from error
         # The blocking connection itself hands events out between two calls only, and by then it has given up.
