@@ -126,7 +126,6 @@ class Assembly:
                 mailroom=self.mailroom,
                 intake=self.intake,
                 slots=self.slots,
-                quarantine=self.quarantine,
                 progress=self.progress,
                 trainer=self.trainer,
                 worker=worker,

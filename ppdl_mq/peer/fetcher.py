@@ -6,12 +6,12 @@ Source: docs/PROTOCOL.md, section 8, `server-aided`.
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import Final
 
 from ppdl_mq.config import limits
 from ppdl_mq.errors import Malformed, RemoteError
 from ppdl_mq.peer.intake import Intake
-from ppdl_mq.peer.quarantine import Quarantine
 from ppdl_mq.protocol.effects import Fetch
 from ppdl_mq.protocol.phases import Phase
 from ppdl_mq.protocol.session import SessionState
@@ -29,13 +29,13 @@ class Fetcher:
     Args:
         transport: to the relay.
         intake: assembles.
-        quarantine: for what else lies there.
+        refuse: is given what else lies there, and why it is refused.
     """
 
-    def __init__(self, transport: Transport, intake: Intake, quarantine: Quarantine) -> None:
+    def __init__(self, transport: Transport, intake: Intake, refuse: Callable[[RemoteError, bytes], object]) -> None:
         self._transport = transport
         self._intake = intake
-        self._quarantine = quarantine
+        self._refuse = refuse
         self._wanted: Fetch | None = None
         self._held: list[Delivery] = []
         self.messages = self.size_bytes = 0  # taken so far, those that were put back too
@@ -104,7 +104,7 @@ class Fetcher:
             else:
                 raise Malformed("The queue of weights holds too much that is of no turn of now.")
         except RemoteError as error:
-            self._quarantine.add(error, delivery.body)
+            self._refuse(error, delivery.body)
             done.append(delivery)
         return False
 

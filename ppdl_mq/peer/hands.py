@@ -17,7 +17,6 @@ from ppdl_mq.peer.intake import Intake
 from ppdl_mq.peer.journal import Journal
 from ppdl_mq.peer.mailroom import Mailroom
 from ppdl_mq.peer.progress import Progress
-from ppdl_mq.peer.quarantine import Quarantine
 from ppdl_mq.peer.slots import Slots
 from ppdl_mq.peer.trainer import Trainer
 from ppdl_mq.protocol.effects import Effect, KeepModel
@@ -42,10 +41,9 @@ class Tools:
         manifest: of the trial.
         journal: open; for transactions of one's own, and its folder.
         driver: `post` an event here, with what belongs to it in `also`.
-        mailroom: `work` after something was put into the intake beside the inbox.
+        mailroom: `work` after something was put into the intake beside the inbox; `refuse` what is no good.
         intake: takes parts.
         slots: the byte strings of the machine.
-        quarantine: for what is refused.
         progress: `note` what people and programs want to follow.
         trainer: `submit` what takes long.
         worker: trains and measures; for jobs of the trainer only, but for `keep_model`.
@@ -62,7 +60,6 @@ class Tools:
     mailroom: Mailroom
     intake: Intake
     slots: Slots
-    quarantine: Quarantine
     progress: Progress
     trainer: Trainer
     worker: Worker

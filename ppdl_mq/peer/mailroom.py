@@ -104,7 +104,7 @@ class Mailroom:
                     if header is not None and header.sender in self._driver.waiting_for():
                         self.heard()
                 except RemoteError as error:
-                    self._refuse(error, part)
+                    self.refuse(error, part)
             self._intake.flush()
 
     def heard(self) -> None:
@@ -190,7 +190,7 @@ class Mailroom:
             self._intake.settle(row, header)
             return error
         except RemoteError as error:
-            self._refuse(error, header.encode())
+            self.refuse(error, header.encode())
             self._intake.settle(row, header, remember=False)
             if isinstance(error, ManifestMismatch):
                 return error
@@ -267,7 +267,8 @@ class Mailroom:
         self.manifests = others | ({name: fields} if fields else {})
         self._journal.keep_secret_fact(_MANIFESTS_FACT, {other: list(known) for other, known in self.manifests.items()})
 
-    def _refuse(self, error: RemoteError, message: bytes) -> None:
+    def refuse(self, error: RemoteError, message: bytes) -> None:
+        """Count what is refused, set it aside while there is room, and say so now and then."""
         count = self._quarantine.add(error, message)
         if count & (count - 1) == 0:  # 1, 2, 4, 8, ...: a flood must not fill the log as well
             extra = {"reason": type(error).__name__, "count": count}

@@ -163,6 +163,10 @@ class Runner(Assembly):
             pairs = list(zip(letters, fates, strict=True))
             refused |= {letter.recipient for letter, fate in pairs if fate in (Fate.NO_INBOX, Fate.LATER)}
             self._note_sent([pair for pair in pairs if self._is_settled(*pair)])
+            missing = {letter.recipient for letter, fate in pairs if fate is Fate.NO_INBOX}
+            if missing.intersection(self.hands.shared_addresses()):
+                log.warning("The queue of the weights is gone from the relay. Seeing to it that there is one.")
+                self.link.renew()
 
     def _is_settled(self, letter: Letter, fate: Fate) -> bool:
         """Tell whether the machine is to be told that a letter was sent."""

@@ -27,7 +27,7 @@ from ppdl_mq.protocol.effects import (
     Train,
     Withdraw,
 )
-from ppdl_mq.protocol.events import Overdue, Received, Sent, Trained
+from ppdl_mq.protocol.events import Decided, Overdue, Received, Sent, Trained
 from ppdl_mq.protocol.lineage import checked_chain, extended, lineage_for
 from ppdl_mq.protocol.machine import Machine, NotYet, Table
 from ppdl_mq.protocol.phases import Phase
@@ -232,12 +232,21 @@ class SequentialMachine(SessionSteps, Machine[State]):
             raise Equivocation(f"{event.sender} signed other final weights than those that it was sent.")
         if event.sender in state.dones:
             return state, ()
-        answered = state.replace(dones=state.dones | {event.sender})
-        noted, effects = self._note_finals(answered, state.finals_confirmed | {event.sender})
-        ended = _ended(noted) if len(noted.dones) == len(terms.others) else noted
         about = {"session": state.session_id, "turn": last, "digest": done.digest}
         record = Record(by=event.sender, says="final", about=about, signature=done.signature)
-        return ended, (record, Withdraw(reader=event.sender), *effects)
+        ended, effects = self._wait_no_longer(state, event.sender)
+        return ended, (record, *effects)
+
+    def _on_given_up(self, state: State, event: Decided) -> Step:
+        """People decided to wait no longer for the last word of a peer: the relay may have lost it."""
+        if event.name not in self.waiting_for(state):
+            return state, ()
+        return self._wait_no_longer(state, event.name)
+
+    def _wait_no_longer(self, state: State, name: str) -> Step:
+        noted, effects = self._note_finals(state.replace(dones=state.dones | {name}), state.finals_confirmed | {name})
+        ended = _ended(noted) if len(noted.dones) == len(self.terms.others) else noted
+        return ended, (Withdraw(reader=name), *effects)
 
     def _note_finals(self, state: State, confirmed: frozenset[str]) -> Step:
         """Note which FINALs have arrived; with the last of them `weights` is no longer needed by anyone."""
@@ -322,6 +331,7 @@ TABLE: Final[Table] = MappingProxyType(
         (Phase.ANSWERING_FINAL, "Sent"): _M._on_done_sent,
         (Phase.AWAITING_DONES, "Sent"): _M._on_final_sent,
         (Phase.AWAITING_DONES, "DONE"): _M._on_done,
+        (Phase.AWAITING_DONES, "Decided"): _M._on_given_up,
     }
 )
 

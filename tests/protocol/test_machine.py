@@ -23,7 +23,7 @@ from ppdl_mq.protocol.effects import (
     Train,
     Withdraw,
 )
-from ppdl_mq.protocol.events import Event, Overdue, Received, Sent, Trained
+from ppdl_mq.protocol.events import Decided, Event, Overdue, Received, Sent, Trained
 from ppdl_mq.protocol.machine import NotYet, row_of
 from ppdl_mq.protocol.phases import Phase
 from ppdl_mq.protocol.schedule import Turn
@@ -48,7 +48,7 @@ from tests.protocol.world import Letter, World, result_of, started, terms_of, tr
 from tests.trial import identity_of
 from tests.wire.samples import MESSAGES
 
-ROWS = ("Started", "Trained", "Sent", "Overdue", *(kind.name for kind in sorted(kinds_of("server-aided"))))
+ROWS = ("Started", "Trained", "Sent", "Overdue", "Decided", *(kind.name for kind in sorted(kinds_of("server-aided"))))
 PHASES = [phase for phase in Phase if any(of is phase for of, _ in TABLE)]
 
 
@@ -59,6 +59,7 @@ def event_of(row: str, state: State) -> Event:
         "Trained": Trained(turn=state.turn, digest=bytes(32)),
         "Sent": Sent(kind=Kind.HELLO, turn=0, recipient="bert", message_id=bytes(16)),
         "Overdue": Overdue(),
+        "Decided": Decided(name="bert"),
     }
     return (
         own[row] if row in own else Received(sender="bert", turn=1, message=MESSAGES[Kind[row]], blob_digest=bytes(32))
@@ -597,6 +598,25 @@ def test_dones(ending: World) -> None:
     assert cleo.state == before
     ending.post("cleo", done_of(ending, "bert", result_of(3)))
     assert cleo.state.phase is Phase.ENDED
+
+
+def test_people_can_wait_no_longer_for_a_last_word_that_the_relay_lost(ending: World) -> None:
+    cleo = ending.peers["cleo"]
+    ending.post("cleo", done_of(ending, "anna", result_of(3)))
+    before = cleo.state
+    for nobody_awaited in ("anna", "cleo", "dora"):
+        assert ending.post("cleo", Decided(name=nobody_awaited)) == ()
+        assert cleo.state == before
+    assert ending.post("cleo", Decided(name="bert")) == (Withdraw(reader="bert"),)
+    assert cleo.state.phase is Phase.ENDED
+
+
+def test_weights_are_emptied_when_nobody_is_waited_for_any_more() -> None:
+    world = World(protocol="server-aided", training__epochs=1)
+    world.run(until=lambda: world.peers["cleo"].state.phase is Phase.AWAITING_DONES)
+    assert EmptyWeights() not in world.post("cleo", done_of(world, "anna", result_of(3)))
+    assert said(world.post("cleo", Decided(name="bert"))) == (Withdraw(reader="bert"), Release(), EmptyWeights())
+    assert world.peers["cleo"].state.phase is Phase.ENDED
 
 
 def test_weights_are_emptied_once_when_everyone_has_the_final() -> None:

@@ -238,7 +238,7 @@ class _JournalledReceiver(_Journalled):
 
     def _fetch(self) -> None:
         (notice,) = _batch(self.transport)
-        fetcher = Fetcher(self.transport, self._intake, Quarantine(self.journal))
+        fetcher = Fetcher(self.transport, self._intake, Quarantine(self.journal).add)
         fetcher.want(Fetch(turn=TURN, message_id=notice.body))
         self.transport.ack([notice])
         while not self._intake.complete():
