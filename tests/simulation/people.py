@@ -79,14 +79,14 @@ class People:
     def let_go(self, waiting: list[Node]) -> bool:
         """Drop who has ended, once in a step, at each organisation that waits for it; tell whether there is one.
 
-        Its last words are lost, and it ended without this peer's: it was told that it is dropped, or held this peer,
-        which lives after all, for lost.
+        Its last words are lost: by the relay, or it ended without this peer's, was told that it is dropped, or held
+        this peer, which lives after all, for lost.
         """
         news = {
-            (node.name, node.state.step, name)
+            (node.name, node.state.step if isinstance(node.state, RoundState) else 0, name)
             for node in waiting
             for name in node.waits_for()
-            if isinstance(node.state, RoundState) and self._simulation.nodes[name].has_ended
+            if self._simulation.nodes[name].has_ended
         } - self._let_go
         for by, _, name in sorted(news):
             self._simulation.injected("drop ordered")

@@ -187,11 +187,10 @@ class Simulation:
         return node.is_lost and self.story.returns_after_s is None
 
     def _waits_for_those_who_left(self) -> bool:
-        """Tell whether all who have not ended wait, by name, for one who has.
+        """Tell whether all who have not ended wait, by name, for one who has, and whether that may be the end of it.
 
-        This is how a sequential trial may end when the relay loses what it confirmed: a peer's last word, its DONE.
-        Who has said it has left, and nobody can ask it again. In masked-average its inbox, which has gone, is enough.
-        There it is how it may end for a peer that was lost and comes back when the others have gone.
+        It may in masked-average, for a peer that was lost and comes back when the others have gone. Where the relay
+        has lost a last word people decide to wait for it no longer.
         """
         if self.elapsed_s < self._look_again_at:
             return False
@@ -207,10 +206,9 @@ class Simulation:
             were_lost = all(node.has_been_lost for node in waiting)
             is_decided = self.people.bring_back(waiting) or self.people.let_go(waiting)
             return not is_decided and is_for_the_left and were_lost
-        if not left or not is_for_the_left or not self.faults["lost"] + self.faults["queue emptied"]:
-            return False
-        self.faults["last word lost"] = len(waiting)
-        return True
+        if left and is_for_the_left and self.faults["lost"] + self.faults["queue emptied"]:
+            self.faults["last word lost"] += self.people.let_go(waiting)
+        return False
 
     def _stuck(self) -> None:
         told = []
