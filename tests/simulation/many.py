@@ -1,8 +1,8 @@
 """`make simulation`: many seeds, one after the other on every processor. python -m tests.simulation.many SEEDS.
 
 SIMULATION_FIRST=N begins with that seed instead of 0. A seed that fails is told at once, with the command that repeats
-it, and the others go on. The last line is the summary; out/simulation/summary.json holds it. Ctrl-C ends it with the
-summary of what has run. Exit code 0: all seeds that were asked for have run, and none failed.
+it, and the others go on. The last line is the summary; out/simulation/summary.json holds it. Ctrl-C or SIGTERM ends it
+with the summary of what has run. Exit code 0: all seeds that were asked for have run, and none failed.
 """
 
 from __future__ import annotations
@@ -109,7 +109,8 @@ def run(seeds: Iterable[int]) -> Sums:
 
 def _stays_on_one_processor(numbers: Any) -> None:
     """Prepare a process: only one of its threads runs at a time, and handing over costs less on one processor."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
     if hasattr(os, "sched_setaffinity"):
         allowed = sorted(os.sched_getaffinity(0))
         os.sched_setaffinity(0, {allowed[numbers.get() % len(allowed)]})
@@ -151,6 +152,8 @@ def main() -> int:
     first = int(os.environ.get("SIMULATION_FIRST", "0"))
     processes = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     began = time.monotonic()
+    for number in (signal.SIGINT, signal.SIGTERM):  # also where a shell that started it in the background ignores them
+        signal.signal(number, signal.default_int_handler)
     sums = run_many(first, count, processes=processes)
     OUT.mkdir(parents=True, exist_ok=True)
     report = {"first": first, "asked_for": count, "seconds": round(time.monotonic() - began, 1), **sums.as_data()}
