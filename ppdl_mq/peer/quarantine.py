@@ -1,7 +1,8 @@
-"""What was refused: counted by reason, and the first of it set aside for a person to look at."""
+"""What was refused: counted by reason, and the first of each reason set aside for a person to look at."""
 
 from __future__ import annotations
 
+import sqlite3
 import time
 
 from ppdl_mq.config import limits
@@ -20,7 +21,9 @@ class Quarantine:
         self._journal = journal
 
     def add(self, error: RemoteError, message: bytes) -> int:
-        """Note a message that was refused, and why; its head is kept while there is room.
+        """Note a message that was refused, and why; its head is kept while its reason has not had its share.
+
+        All reasons share what room there is: a flood of one sort must not hide what is refused for another.
 
         Returns:
             How many were refused for a reason of this class so far.
@@ -31,13 +34,13 @@ class Quarantine:
                 "INSERT INTO refused_count VALUES (?, 1) ON CONFLICT (reason) DO UPDATE SET count = count + 1",
                 (reason,),
             )
-            if db.execute("SELECT count(*) FROM refused").fetchone()[0] < limits.MAX_QUARANTINE_RECORDS:
+            count = db.execute("SELECT count FROM refused_count WHERE reason = ?", (reason,)).fetchone()[0]
+            if _has_room(db, count):
                 head = message[: limits.MAX_REFUSED_HEAD_BYTES]
                 db.execute(
                     "INSERT INTO refused (at, reason, head) VALUES (?, ?, ?)",
                     (time.time(), f"{reason}: {error.message}", head),
                 )
-            count = db.execute("SELECT count FROM refused_count WHERE reason = ?", (reason,)).fetchone()[0]
         return int(count)
 
     def kept(self) -> dict[str, int]:
@@ -49,3 +52,21 @@ class Quarantine:
     def counts(self) -> dict[str, int]:
         """Return how many messages were refused, by the name of the error."""
         return dict(self._journal.db.execute("SELECT reason, count FROM refused_count ORDER BY reason").fetchall())
+
+
+def _has_room(db: sqlite3.Connection, count: int) -> bool:
+    """Tell whether one more record may be kept; the newest of the reason that has most makes room where it must.
+
+    Args:
+        db: of the journal.
+        count: how many were refused for this reason, this one included: it has fewer records than that.
+    """
+    if db.execute("SELECT count(*) FROM refused").fetchone()[0] < limits.MAX_QUARANTINE_RECORDS:
+        return True
+    reasons = db.execute("SELECT count(*) FROM refused_count").fetchone()[0]
+    if count > max(1, limits.MAX_QUARANTINE_RECORDS // reasons):
+        return False
+    name = "substr(reason, 1, instr(reason, ':'))"
+    newest = f"SELECT max(id) FROM refused GROUP BY {name} ORDER BY count(*) DESC LIMIT 1"  # noqa: S608 (our own names)
+    db.execute(f"DELETE FROM refused WHERE id = ({newest})")  # noqa: S608
+    return True

@@ -9,6 +9,8 @@ import pytest
 
 from ppdl_mq.config import limits
 from ppdl_mq.errors import Malformed, Misdirected, OutOfTurn, RemoteError, TooLarge, Unauthentic, UnknownVersion
+from ppdl_mq.peer.journal import Journal
+from ppdl_mq.peer.quarantine import Quarantine
 from ppdl_mq.protocol.phases import Phase
 from ppdl_mq.protocol.state import State
 from ppdl_mq.wire.kinds import Kind, kinds_of
@@ -283,6 +285,35 @@ def test_the_quarantine_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         rows = desk.journal.db.execute("SELECT reason, head FROM refused").fetchall()
         assert len(rows) == 10
         assert all(len(head) <= limits.MAX_REFUSED_HEAD_BYTES for _, head in rows)
+
+
+def test_a_flood_of_one_sort_leaves_the_others_their_share_of_the_quarantine(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limits, "MAX_QUARANTINE_RECORDS", 12)
+    journal = Journal(tmp_path, trial_id=bytes(32), identity=identity_of("anna"))
+    quarantine = Quarantine(journal)
+
+    def kept() -> list[bytes]:
+        return [bytes(head) for (head,) in journal.db.execute("SELECT head FROM refused ORDER BY id")]
+
+    for number in range(50):
+        quarantine.add(Malformed("Junk: no message."), b"junk %d" % number)
+    assert kept() == [b"junk %d" % number for number in range(12)]
+    for number in range(50):
+        quarantine.add(Unauthentic("Forged."), b"forged %d" % number)
+        assert quarantine.kept()["records"] == 12
+    assert kept() == [*(b"junk %d" % number for number in range(6)), *(b"forged %d" % number for number in range(6))]
+    quarantine.add(Misdirected("Of another trial."), b"strayed")
+    assert len(kept()) == 12
+    assert kept()[-1] == b"strayed"
+    for number in range(50, 60):  # who has had his share gets no more of it
+        quarantine.add(Malformed("Junk: no message."), b"junk %d" % number)
+    assert kept()[-1] == b"strayed"
+    assert sum(head.startswith(b"junk") for head in kept()) >= 4
+    assert quarantine.counts() == {"Malformed": 60, "Misdirected": 1, "Unauthentic": 50}
+    journal.close()
+    Journal(tmp_path, trial_id=bytes(32), identity=identity_of("anna")).close()  # and the sum over its rows holds
 
 
 @pytest.mark.parametrize("seed", range(3))
