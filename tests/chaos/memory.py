@@ -47,8 +47,9 @@ class Growth:
         peer: whose.
         warm_bytes: most resident memory in the rounds before the watch begins.
         most_bytes: and after.
-        warm_files: most open files before.
-        late_files: fewest in the second half of what came after: a file that is open for a moment is not held.
+        warm_files: fewest open files in the second half of the samples before: a file that is open for a moment is
+            not held, and one that leaks is.
+        late_files: fewest in the second half of what came after.
     """
 
     peer: str
@@ -106,7 +107,7 @@ def growth(peer: str, samples: list[Sample], warm_rounds: int) -> Growth:
         peer,
         max(each.rss_bytes for each in warm),
         max(each.rss_bytes for each in later),
-        max(each.files for each in warm),
+        min(each.files for each in warm[len(warm) // 2 :]),
         min(each.files for each in later[len(later) // 2 :]),
     )
 
