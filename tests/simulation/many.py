@@ -94,6 +94,11 @@ def repeats(seed: int) -> str:
     return f"SIMULATION_FIRST={seed} SIMULATION_SEEDS=1 python -m pytest tests/simulation/test_simulation.py"
 
 
+def told(seed: int, error: Exception) -> str:
+    """Return what is to be said of a seed that failed, whatever it failed with."""
+    return f"{type(error).__name__}: {error}\n{story_of(seed)}\nAgain: {repeats(seed)}"
+
+
 def run(seeds: Iterable[int]) -> Sums:
     """Run seeds in this process."""
     sums, began = Sums(), time.process_time()
@@ -101,7 +106,7 @@ def run(seeds: Iterable[int]) -> Sums:
         try:
             sums.add(check(story_of(seed)))
         except Exception as error:
-            sums.failures[seed] = f"{type(error).__name__}: {error}\n{story_of(seed)}"
+            sums.failures[seed] = told(seed, error)
         sums.seeds += 1
     sums.processor_s = time.process_time() - began
     return sums
@@ -135,8 +140,8 @@ def run_many(first: int, count: int, *, processes: int) -> Sums:
             for done in as_completed([pool.submit(run, block) for block in blocks]):
                 found = done.result()
                 sums.merge(found)
-                for seed, told in found.failures.items():
-                    print(f"Seed {seed} failed: {told}\nAgain: {repeats(seed)}", flush=True)
+                for seed, failure in found.failures.items():
+                    print(f"Seed {seed} failed: {failure}", flush=True)
                 if time.monotonic() - told_at >= _TOLD_EVERY_S:
                     told_at = time.monotonic()
                     print(f"{sums.seeds} of {count} seeds, {len(sums.failures)} failed", flush=True)

@@ -11,11 +11,12 @@ from collections.abc import Iterable
 
 import pytest
 
+from ppdl_mq.errors import ModelError
 from ppdl_mq.peer.orders import Order, give_order
 from ppdl_mq.protocol.phases import Phase
 from ppdl_mq.wire.header import split_part
 from ppdl_mq.wire.kinds import Kind
-from tests.simulation.many import BLOCK, repeats
+from tests.simulation.many import BLOCK, told
 from tests.simulation.recomputing import check_rounds
 from tests.simulation.relay import Relay
 from tests.simulation.story import PROTOCOLS, Story, story_of
@@ -30,8 +31,17 @@ def test_a_trial_ends_as_if_nothing_had_happened(block: int) -> None:
     for seed in range(FIRST + block * BLOCK, FIRST + min((block + 1) * BLOCK, SEEDS)):
         try:
             check(story_of(seed))
-        except AssertionError as error:
-            raise AssertionError(f"{error}\n{story_of(seed)}\nAgain: {repeats(seed)}") from error
+        except Exception as error:
+            raise AssertionError(told(seed, error)) from error
+
+
+def test_a_seed_that_fails_is_told_with_the_command_that_repeats_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(_: Story) -> None:
+        raise ModelError("There is no model.")
+
+    monkeypatch.setattr(f"{__name__}.check", fails)
+    with pytest.raises(AssertionError, match=f"SIMULATION_FIRST={FIRST} SIMULATION_SEEDS=1 "):
+        test_a_trial_ends_as_if_nothing_had_happened(0)
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
