@@ -12,6 +12,7 @@ import io
 import os
 import sqlite3
 import types
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -92,6 +93,47 @@ def _full() -> sqlite3.OperationalError:
     return error
 
 
+class Unsynced:
+    """What of one peer's blobs a power cut could take: until a sync of the file, and of the folder with its name.
+
+    A process that dies leaves all of it to the system, and the next one has to sync it all the same; but for names,
+    which `BlobWriter` takes for safe when it finds them.
+    """
+
+    def __init__(self) -> None:
+        self._handles: dict[int, str] = {}  # paths
+        self._offsets: defaultdict[str, set[int]] = defaultdict(set)  # by blob
+        self._names: set[str] = set()
+
+    def begin_life(self) -> None:
+        self._handles.clear()
+        self._names.clear()
+
+    def opened(self, handle: int, path: Any, *, is_new: bool) -> None:
+        self._handles[handle] = os.fspath(path)
+        if is_new:
+            self._names.add(Path(path).name)
+
+    def removed(self, path: Any) -> None:
+        self._offsets.pop(Path(path).name, None)  # its number may be used again
+        self._names.discard(Path(path).name)
+
+    def wrote(self, handle: int, offset: int) -> None:
+        self._offsets[Path(self._handles[handle]).name].add(offset)
+
+    def synced(self, handle: int) -> None:
+        path = Path(self._handles.get(handle, ""))
+        if path.name == "blobs":
+            self._names.clear()
+        elif path.parent.name == "blobs":
+            self._offsets.pop(path.name, None)
+
+    def has(self, blob: int, offset: int | None = None) -> bool:
+        """Tell whether a blob, or what was written at one offset of it, could be gone."""
+        offsets = self._offsets.get(str(blob), set())
+        return str(blob) in self._names or (bool(offsets) if offset is None else offset in offsets)
+
+
 def category(path: Any) -> str:
     """Tell what a file is to the product."""
     text = os.fspath(path) if not isinstance(path, int) else ""
@@ -129,6 +171,12 @@ def disks(current: Callable[[], Node | None]) -> Iterator[None]:
                 node.met_full_disk(f"in {name} of {what}")
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             done = real(*given, **named)
+            if name == "pwrite" and what == "blob":
+                node.unsynced.wrote(given[0], given[2])
+            elif name == "unlink":
+                node.unsynced.removed(given[0])
+            elif name in ("fsync", "fdatasync"):
+                node.unsynced.synced(given[0])
             node.boundary(f"after {name} of {what}")
             return done
 
@@ -136,15 +184,21 @@ def disks(current: Callable[[], Node | None]) -> Iterator[None]:
 
     def opened(path: Any, flags: int, *given: Any, **named: Any) -> int:
         node = current()
+        if node is not None and flags & os.O_DIRECTORY:
+            handle = real_open(path, flags, *given, **named)
+            node.unsynced.opened(handle, path, is_new=False)
+            return handle
         if node is None or not flags & (os.O_CREAT | os.O_WRONLY | os.O_RDWR):
             return real_open(path, flags, *given, **named)
         what = category(path)
         node.boundary(f"before open of {what}")
-        if flags & os.O_CREAT and not Path(path).exists() and node.finds_disk_full():
+        is_new = bool(flags & os.O_CREAT) and not Path(path).exists()
+        if is_new and node.finds_disk_full():
             node.met_full_disk(f"in open of {what}")
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), os.fspath(path))
         handle = real_open(path, flags, *given, **named)
         node.handles[handle] = what
+        node.unsynced.opened(handle, path, is_new=is_new and what == "blob")
         return handle
 
     def io_opened(path: Any, mode: str = "r", *given: Any, **named: Any) -> Any:

@@ -18,6 +18,7 @@ from ppdl_mq.peer.runner import Runner
 from ppdl_mq.protocol.masked_average.state import RoundState
 from ppdl_mq.protocol.phases import Phase
 from ppdl_mq.training.worker import Worker
+from tests.simulation.disk import Unsynced
 from tests.simulation.relay import Connection
 from tests.simulation.watch import Watch
 from tests.simulation.work import Work
@@ -68,6 +69,7 @@ class Node:
         self.passed_over = 0
         self.changes = 0
         self.handles: dict[int, str] = {}
+        self.unsynced = Unsynced()
         self.connection: object = None
         self.runner: Runner | None = None
         self.inputs: Inputs | None = None
@@ -163,6 +165,7 @@ class Node:
             self.is_dead = self.found_full = False
             self.changes = 0
             self.handles.clear()
+            self.unsynced.begin_life()
             try:
                 self._one_life()
                 self.has_ended = True

@@ -11,6 +11,7 @@ from unittest import mock
 import pytest
 
 from ppdl_mq.peer import outbox
+from ppdl_mq.peer.blobs import BlobWriter
 from ppdl_mq.peer.driver import Driver
 from ppdl_mq.peer.intake import Intake
 from ppdl_mq.peer.live import LiveSecrets
@@ -72,6 +73,21 @@ def _commits_a_half(real: Any) -> Any:
     return execute
 
 
+def _loses_commits_in_a_power_cut(real: Any) -> Any:
+    def execute(self: Database, sql: str, *given: Any) -> Any:
+        return real(self, sql.replace("synchronous = FULL", "synchronous = OFF"), *given)
+
+    return execute
+
+
+def _syncs_no_folder(real: Any) -> Any:
+    def init(self: BlobWriter, *given: Any) -> None:
+        real(self, *given)
+        self._new_in = None
+
+    return init
+
+
 def _leaves_when_the_relay_has_its_last_word(real: Table) -> Table:
     def on_sent(self: MaskedAverageMachine, state: Any, event: Sent) -> Any:
         is_last = event.kind in (Kind.AGREE, Kind.DONE)
@@ -106,6 +122,9 @@ BREAKS: Breaks = {
     "commits half a transaction": (Database, "execute", _commits_a_half),
     "gives up when all have decided": (MaskedAverageMachine, "is_dropped", _gives_up_when_all_have_decided),
     "stands in for nobody": (MaskedAverageMachine, "_instead_of", lambda _: lambda *_: ()),
+    "syncs no blob": (BlobWriter, "sync", lambda _: lambda self: None),
+    "syncs a blob without its name": (BlobWriter, "__init__", _syncs_no_folder),
+    "loses commits in a power cut": (Database, "execute", _loses_commits_in_a_power_cut),
     "keeps no state": (Driver, "_journal_state", lambda _: lambda self: None),
 }
 

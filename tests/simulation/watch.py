@@ -17,6 +17,13 @@ if TYPE_CHECKING:
     from tests.simulation.node import Node
 
 _NONCE_BYTES = 24
+_FULL = 2  # of PRAGMA synchronous
+_NAMING_BLOBS = {
+    "weights": "SELECT blob FROM slot JOIN blob ON blob.id = blob WHERE inline IS NULL",
+    "a letter": "SELECT sealed FROM outgoing JOIN blob ON blob.id = sealed WHERE inline IS NULL",
+    "a message": "SELECT blob FROM incoming JOIN blob ON blob.id = blob WHERE complete = 1 AND inline IS NULL",
+}
+_PARTS = "SELECT blob, header, part FROM incoming JOIN incoming_part ON incoming.id = incoming WHERE complete = 0"
 
 
 class Broken(AssertionError):
@@ -150,6 +157,7 @@ class Watch:
     def committed(self) -> None:
         """A transaction has come to the disk."""
         node = self._node
+        self._outlives_a_power_cut()
         self._note_settled()
         for (step,) in node.db.read("SELECT step FROM slot WHERE what IN ('turn', 'local')"):
             if (node.name, step) in node.simulation.trained:
@@ -165,6 +173,18 @@ class Watch:
         self.refused = sum(count for (count,) in node.db.read("SELECT count FROM refused_count"))
         twice = node.db.read("SELECT count(*) FROM incoming JOIN seen USING (sender, message_id)")
         self.holds(twice == [(0,)], "takes a message in again that it has worked on")
+
+    def _outlives_a_power_cut(self) -> None:
+        """Hold what is committed to what is on disk: it is acknowledged and published from now on."""
+        db, unsynced = self._node.db, self._node.unsynced
+        self.holds(db.read("PRAGMA synchronous") == [(_FULL,)], "commits without a sync of the journal")
+        for what, query in _NAMING_BLOBS.items():
+            for (blob,) in db.read(query):
+                self.holds(not unsynced.has(blob), f"commits {what} whose file is not synced")
+        for blob, header, number in db.read(_PARTS):
+            decoded, _ = decode_header(header)
+            offset = number * decoded.stride
+            self.holds(not unsynced.has(blob, offset), f"commits a part of a {decoded.kind.name} that is not synced")
 
     def begins_transaction(self) -> None:
         self._settling.clear()
