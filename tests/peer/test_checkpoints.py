@@ -14,18 +14,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
-from safetensors.torch import load_file
 
 from ppdl_mq.config.reading import read_settings
 from ppdl_mq.config.settings_text import settings_text
 from ppdl_mq.errors import PeerFileError
 from ppdl_mq.peer.checkpoints import Checkpoints
 from ppdl_mq.peer.runner import Runner
-from ppdl_mq.training import baselines, order
+from ppdl_mq.training import order
 from ppdl_mq.training.order import rehearsal_seed
 from ppdl_mq.training.worker import Worker
 from ppdl_mq.transport.memory import MemoryRelay, MemoryTransport
+from tests.chaos.undisturbed import undisturbed_state
 from tests.processes import SOON_S, Process, Processes, processes
 from tests.trial import TrialInProcess, manifest_for
 from tests.trials.exact import SAMPLE_SEED, assert_equal_bits, expected_state, schedule_of
@@ -356,18 +355,16 @@ def test_a_peer_killed_in_a_turn_goes_on_in_its_middle(tmp_path: Path, monkeypat
 
 
 @pytest.mark.slow
-def test_a_peer_killed_in_a_round_goes_on_in_its_middle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    trial = Noted(tmp_path, monkeypatch, "masked-average")
+@pytest.mark.parametrize("protocol", ["masked-average", "fully-connected"])
+def test_the_others_of_a_peer_killed_in_its_middle_end_with_the_same_bits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, protocol: str
+) -> None:
+    trial = Noted(tmp_path, monkeypatch, protocol)
     with processes(tmp_path) as started:
         other = trial.start(started, "anna")
         process = trial.disturb(started, "bert", (kill,), seed=2)
         trial.check_end("bert", process)
         assert other.wait().code == 0, other.err
-    manifest, splits = trial.files.manifest, trial.files.splits()
-    workers = {peer: Worker(manifest, splits[peer], device=torch.device("cpu")) for peer in NAMES}
-    seeds = {peer: rehearsal_seed(SAMPLE_SEED, peer) for peer in NAMES}
-    plain = dict(workers["anna"].layout.tensors(baselines.federated_averaging(manifest, workers, seeds)))
-    found = [load_file(trial.files.model(peer)) for peer in NAMES]
-    for name, tensor in plain.items():
-        assert torch.equal(found[0][name], found[1][name]), name
-        torch.testing.assert_close(found[0][name], tensor, rtol=1e-4, atol=1e-5)
+    expected = undisturbed_state(trial.files.manifest, trial.files.splits())
+    for peer in NAMES:
+        assert_equal_bits(trial.files.model(peer), expected)
