@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
+from ppdl_mq.config import limits
 from ppdl_mq.config.broker import BrokerAddress
 from ppdl_mq.errors import InboxTaken
 from ppdl_mq.transport.base import Delivery, Transport
@@ -39,8 +40,8 @@ class Relay:
     opened: list[Transport] = field(default_factory=list)
 
     def open(self, peer: str = "a", **changes: int) -> Transport:
-        """Return a new connection."""
-        transport = self.make(peer, **changes)
+        """Return a new connection, for messages of the usual size where none is given."""
+        transport = self.make(peer, **{"message_bytes": limits.USUAL_CHUNK_BYTES, **changes})
         transport.connect()
         self.opened.append(transport)
         return transport

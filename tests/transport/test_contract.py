@@ -50,7 +50,7 @@ def test_bytes_are_kept_exactly(relay: Relay, size: int) -> None:
 
 
 def test_a_message_as_large_as_the_manifest_may_ask_for(relay: Relay) -> None:
-    transport = relay.open()
+    transport = relay.open(message_bytes=limits.MAX_CHUNK_BYTES)
     body = random.Random(1).randbytes(limits.MAX_CHUNK_BYTES)
     transport.publish("a", [body])
     assert transport.get("a").body == body

@@ -38,7 +38,9 @@ class Session:
     failing: Failing
     tried: list[str]
 
-    def __init__(self, broker: BrokerAddress, _: Names, __: str, look: Callable[[], None], *, where: str) -> None:
+    def __init__(
+        self, broker: BrokerAddress, _: Names, __: str, look: Callable[[], None], *, where: str, message_bytes: int
+    ) -> None:
         (self._host,) = broker.hosts
         self._look = look
         self.link = self
