@@ -26,3 +26,8 @@ def arguments_of(pairs: Iterable[str]) -> dict[str, Any]:
         return dict(map(parse_argument, pairs))
     except ValueError as fault:
         raise click.UsageError(f"{fault}.") from None
+
+
+def is_path(key: str, value: Any) -> bool:
+    """Tell whether an argument is a path, by the rule of the data plug-ins."""
+    return (key == "path" or key.endswith("_path")) and isinstance(value, str)

@@ -8,8 +8,9 @@ from typing import Any
 
 import click
 
-from ppdl_mq.cli.arguments import arguments_of, config_option, file_argument
+from ppdl_mq.cli.arguments import arguments_of, config_option, file_argument, is_path
 from ppdl_mq.cli.fresh import fresh_option, start_afresh, yes_option
+from ppdl_mq.cli.out_path import check_out
 from ppdl_mq.cli.passphrase import known_passphrase
 from ppdl_mq.cli.peer_orders import drop, leave
 from ppdl_mq.cli.peer_status import status
@@ -22,6 +23,7 @@ from ppdl_mq.config.settings import PeerSettings
 from ppdl_mq.config.settings_text import settings_text
 from ppdl_mq.crypto.identity import Identity
 from ppdl_mq.errors import PeerFileError
+from ppdl_mq.peer.folders import MODEL_NAME
 from ppdl_mq.peer.identity_file import is_sealed, read_identity
 from ppdl_mq.peer.progress import PROGRESS_NAME, final_entry
 from ppdl_mq.peer.status import kept_phase
@@ -112,7 +114,7 @@ def new(
         declare=declare,
         data=function,
         data_arguments={
-            key: _seen_from(file, value) if _is_path(key, value) else value for key, value in arguments.items()
+            key: _seen_from(file, value) if is_path(key, value) else value for key, value in arguments.items()
         },
     )
     settings_from_text(text, source="These settings would not hold", folder=file.absolute().parent)
@@ -123,7 +125,7 @@ def new(
 @peer.command()
 @click.argument("trial", type=click.Path(path_type=Path))
 @config_option
-@click.option("--out", type=click.Path(path_type=Path), help="Where to put a copy of the model.")
+@click.option("--out", type=click.Path(path_type=Path), help="Where to put a copy of the model: a file, or a folder.")
 @click.option("--device", metavar="DEVICE", help="Instead of the one in the settings: auto, cpu, cuda, cuda:N or mps.")
 @fresh_option
 @yes_option
@@ -153,8 +155,8 @@ def run(
       ppdl-mq peer run heart.toml --config mercy.toml --out model.safetensors
     """
     manifest, settings = read_manifest(trial), read_settings(config)
-    if out is not None and not (out.is_dir() or out.absolute().parent.is_dir()):
-        raise PeerFileError(f"{out}: its folder does not exist.", hint="Make it first, or choose another --out.")
+    if out is not None:
+        check_out(out, MODEL_NAME, settings, config=config, trial=trial)
     if device is not None:
         settings = settings.model_copy(update={"device": device})
     if metrics is not None:
@@ -231,11 +233,6 @@ def _data(given: str, arguments: dict[str, Any]) -> tuple[str, dict[str, Any]]:
         raise click.UsageError(f"--data {kind} needs a path: {kind}:PATH.")
     function, argument = PLUGINS[kind]
     return function, {argument: path, **arguments}
-
-
-def _is_path(key: str, value: Any) -> bool:
-    """Tell whether an argument is a path, by the rule of the data plug-ins."""
-    return (key == "path" or key.endswith("_path")) and isinstance(value, str)
 
 
 def _seen_from(file: Path, path: str) -> str:

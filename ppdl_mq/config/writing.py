@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import shutil
+import stat
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -71,16 +72,36 @@ def replace(path: Path, text: str, *, error: type[ConfigError]) -> None:
         raise error(f"{path}: cannot be written: {fault.strerror}.") from None
 
 
+def copy_target(name: str, path: Path, *, error: type[ConfigError]) -> Path:
+    """Return the real path of a copy: within `path` where that is a folder, and where a symlink leads.
+
+    Raises:
+        ConfigError: as `error`; something that is no regular file stands there, such as a device, or it cannot be told.
+    """
+    target = path / name if path.is_dir() else path
+    real = Path(os.path.realpath(target))  # unlike `resolve` it takes a circle of links for what it is
+    try:
+        mode = real.lstat().st_mode
+    except FileNotFoundError:
+        return real
+    except OSError as fault:
+        raise error(f"{target}: cannot be written: {fault.strerror}.") from None
+    if not stat.S_ISREG(mode):
+        raise error(f"{target}: stands there, and is no regular file.", hint="Choose another path, or remove it first.")
+    return real
+
+
 def copy(source: Path, path: Path, *, error: type[ConfigError]) -> Path:
     """Copy a file, whole or not at all; `path` may be a folder. Return the path of the copy, which is on disk then.
 
     Raises:
-        ConfigError: as `error`; it cannot be written.
+        ConfigError: as `error`; it cannot be written, or something that is no file stands there.
         DiskFull: there is no room for it.
     """
+    real = copy_target(source.name, path, error=error)
     target = path / source.name if path.is_dir() else path
     try:
-        with _unfinished(target) as unfinished:
+        with _unfinished(real) as unfinished:
             shutil.copyfile(source, unfinished)
             with unfinished.open("rb") as file:
                 os.fsync(file.fileno())

@@ -12,6 +12,7 @@ from ppdl_mq.wire.trial_id import trial_id
 
 JOURNAL_NAME: Final = "journal.sqlite"
 LOCK_NAME: Final = "lock"
+MODEL_NAME: Final = "model.safetensors"  # the trial's result
 LIVE_NAME: Final = "live"  # the folder of the live secrets
 CHECKPOINT_ENDING: Final = ".checkpoint"
 SPOKEN_NAME: Final = "spoken"  # an empty file, there before anything goes out; see `peer/live.py`

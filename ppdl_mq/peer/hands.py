@@ -8,11 +8,12 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Final
+from typing import Any, ClassVar
 
 from ppdl_mq.config.manifest import Manifest
 from ppdl_mq.errors import ModelError
 from ppdl_mq.peer.driver import Driver
+from ppdl_mq.peer.folders import MODEL_NAME as MODEL_NAME
 from ppdl_mq.peer.intake import Intake
 from ppdl_mq.peer.journal import Journal
 from ppdl_mq.peer.mailroom import Mailroom
@@ -26,8 +27,6 @@ from ppdl_mq.protocol.terms import Terms
 from ppdl_mq.training.saving import load_model, save_model
 from ppdl_mq.training.worker import Worker
 from ppdl_mq.transport.base import Transport
-
-MODEL_NAME: Final = "model.safetensors"
 
 log = logging.getLogger("ppdl_mq.peer")
 
