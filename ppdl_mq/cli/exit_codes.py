@@ -19,6 +19,7 @@ STATE: Final = 9
 IN_THE_WAY: Final = 10
 UNWELL: Final = 11
 INTERRUPTED: Final = 130  # as shells report SIGINT
+READER_LEFT: Final = 141  # as they report SIGPIPE
 
 MEANINGS: Final = {
     OK: "done",
@@ -31,10 +32,11 @@ MEANINGS: Final = {
     REMOTE: "another peer: manifest differs, wrong messages, too few left",
     RUNNING: "already running",
     STATE: "state folder: damaged, or another's",
-    IN_THE_WAY: "state folder not to be read or written for now (disk full, no rights, too many open files): "
+    IN_THE_WAY: "state folder or stdout not to be read or written for now (disk full, no rights, too many open files): "
     "mend that, and run again",
     UNWELL: "peer status --check: not running, or hangs",
     INTERRUPTED: "stopped by Ctrl-C or SIGTERM; run again to go on",
+    READER_LEFT: "whoever read the answer has left, as head does",
 }
 
 # The first class that fits decides, so the narrower ones stand first.

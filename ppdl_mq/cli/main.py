@@ -13,8 +13,8 @@ from dataclasses import dataclass
 import click
 
 from ppdl_mq import __version__
-from ppdl_mq.cli import exit_codes, log
-from ppdl_mq.cli.terminal import Terminal
+from ppdl_mq.cli import exit_codes, log, stdout
+from ppdl_mq.cli.terminal import Terminal, not_written
 from ppdl_mq.errors import PpdlError
 
 
@@ -83,7 +83,12 @@ def main(context: click.Context, debug: bool) -> None:
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Run one command line and return its exit code; click itself exits where the reader of stdout has left."""
+    """Run one command line and return its exit code.
+
+    An answer that stdout does not take is an error (code 10). Where the reader of stdout has left, as `head` does, the
+    command ends without a word, with the code that shells report of who was ended by SIGPIPE (141). A command that has
+    done its work without the answer (`peer run`, `peer status --check`) ends with 0 in both.
+    """
     # Known even where the command line cannot be parsed.
     terminal = Terminal(json="--json" in arguments, log_format=log.format_in(arguments))
     try:
@@ -100,14 +105,23 @@ def run(arguments: Sequence[str]) -> int:
         return terminal.failure(error)
     except (KeyboardInterrupt, click.Abort):
         return terminal.refusal("Interrupted", "Interrupted.", "", exit_codes.INTERRUPTED)
+    except SystemExit:  # of click, and of rich, where the reader of stdout has left
+        return exit_codes.READER_LEFT
     except Exception as error:
+        not_taken = stdout.fault() if isinstance(error, OSError) else None
+        if isinstance(not_taken, BrokenPipeError):
+            return exit_codes.READER_LEFT
+        if not_taken is not None:
+            return terminal.failure(not_written(not_taken))
         return terminal.bug(error, exit_codes.INTERNAL)
     return outcome if isinstance(outcome, int) else exit_codes.OK
 
 
 def entry() -> None:
     """Run the command line of this process and exit."""
+    stdout.remember_faults()
     code = run(sys.argv[1:])
+    stdout.finish()
     if any(thread.name == "trainer" for thread in threading.enumerate()):
         # A step that takes long was not waited for. It computes in torch, and must not while torch is taken apart.
         with contextlib.suppress(OSError):

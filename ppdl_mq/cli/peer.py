@@ -188,6 +188,7 @@ def run(
             {"model": None, "trial": manifest.name, **files, "result": {}},
             f"This organisation has left the trial {manifest.name} before anything was agreed on: there is no model.\n"
             f"{told}",
+            is_extra=True,
         )
         return
     if out is not None:
@@ -200,6 +201,7 @@ def run(
     terminal.answer(
         {"model": str(model), "trial": manifest.name, **files, "result": result},
         f"{ended}. The model is in {model}.{_quality(result)}\n{told}{'' if has_left else again}",
+        is_extra=True,
     )
 
 

@@ -44,7 +44,7 @@ def status(terminal: Terminal, config: Path, trial: Path | None, check: bool, ma
     settings, manifest = read_settings(config), read_manifest(trial) if trial else None
     if check:
         found_well = health.check(settings, manifest, max_age_s=max_age)
-        terminal.answer({"well": True, "why": found_well.why, "age_s": found_well.age_s}, found_well.why)
+        terminal.answer({"well": True, "why": found_well.why, "age_s": found_well.age_s}, found_well.why, is_extra=True)
         return
     found = read_status(settings, manifest)
     terminal.answer(found, status_text(found, now=time.time()))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import traceback
@@ -15,7 +16,7 @@ from ppdl_mq.cli import log
 from ppdl_mq.cli.exit_codes import exit_code
 from ppdl_mq.cli.log import LogFormat
 from ppdl_mq.cli.log import printable as printable
-from ppdl_mq.errors import PpdlError
+from ppdl_mq.errors import InTheWay, PpdlError
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -36,15 +37,31 @@ class Terminal:
     log_format: LogFormat = "text"
     about: dict[str, str | None] = field(default_factory=lambda: {"trial": None, "trial_id": None, "peer": None})
 
-    def answer(self, data: dict[str, Any], text: str) -> None:
-        """Print the answer of a command on stdout: `data` for a program, or `text` for a person."""
+    def answer(self, data: dict[str, Any], text: str, *, is_extra: bool = False) -> None:
+        """Print the answer of a command on stdout: `data` for a program, or `text` for a person.
+
+        Args:
+            data: for a program.
+            text: for a person.
+            is_extra: the command has done its work without it, and succeeds also where stdout cannot be written: that
+                is said on stderr, or not at all where the reader has left.
+
+        Raises:
+            OSError: stdout cannot be written; `main.run` tells people.
+        """
         indent = None if self.log_format == "json" else 2  # beside a log of one object a line, the answer is another
-        click.echo(json.dumps(data, indent=indent, sort_keys=True) if self.json else printable(text))
+        try:
+            click.echo(json.dumps(data, indent=indent, sort_keys=True) if self.json else printable(text))
+        except OSError as fault:
+            if not is_extra:
+                raise
+            if not isinstance(fault, BrokenPipeError):
+                self._warn(f"{not_written(fault).message} The work is done all the same.")
 
     def remark(self, text: str) -> None:
         """Say something beside the answer, on stderr, so that the answer alone can be sent to a file."""
         if not self.json:
-            click.echo(printable(text), err=True)
+            _say(printable(text))
 
     def start_log(self, *, quiet: bool = False) -> None:
         """Write the program's log to stderr: what happens, for a person; with --debug, in detail."""
@@ -73,25 +90,48 @@ class Terminal:
             self._log_end(message, {"kind": kind, "hint": hint, "exit_code": code}, error)
             return code
         if self.debug and error is not None:
-            click.echo("".join(traceback.format_exception(error)), err=True, nl=False)
+            _say("".join(traceback.format_exception(error)).rstrip("\n"))
         if self.json:
-            answer = {"error": {"kind": kind, "message": message, "hint": hint, "exit_code": code}}
-            click.echo(json.dumps(answer), err=True)
+            _say(json.dumps({"error": {"kind": kind, "message": message, "hint": hint, "exit_code": code}}))
             return code
-        click.echo(f"{click.style('error:', fg='red', bold=True)} {printable(message)}", err=True)
+        _say(f"{click.style('error:', fg='red', bold=True)} {printable(message)}")
         if hint:
-            click.echo(f"{click.style('hint:', bold=True)} {printable(hint)}", err=True)
+            _say(f"{click.style('hint:', bold=True)} {printable(hint)}")
         return code
+
+    def _warn(self, message: str) -> None:
+        """Say on stderr what is wrong and ends nothing."""
+        if self.log_format == "json":
+            record = {"name": log.LOGGER, "levelno": logging.WARNING, "levelname": "WARNING", "msg": message}
+            _say(self._formatter().format(logging.makeLogRecord(record)))
+        elif self.json:
+            _say(json.dumps({"warning": {"message": message}}))
+        else:
+            _say(f"{click.style('warning:', fg='yellow', bold=True)} {printable(message)}")
 
     def _log_end(self, message: str, facts: dict[str, Any], error: BaseException | None) -> None:
         """Write the error that ends the run as one more line of the log."""
         record = logging.makeLogRecord({"name": log.LOGGER, "levelno": logging.ERROR, "levelname": "ERROR"} | facts)
         record.msg = message
         record.exc_info = None if error is None or not self.debug else (type(error), error, error.__traceback__)
-        click.echo(self._formatter().format(record), err=True)
+        _say(self._formatter().format(record))
 
     def _formatter(self) -> logging.Formatter:
         return log.JsonFormatter(self.about, traceback=self.debug) if self.log_format == "json" else log.TextFormatter()
+
+
+def not_written(fault: OSError) -> InTheWay:
+    """Return the error for a person of an answer that stdout does not take."""
+    return InTheWay(
+        f"stdout cannot be written: {fault.strerror or type(fault).__name__}.",
+        hint="Send the answer to where there is room for it, and ask again.",
+    )
+
+
+def _say(text: str) -> None:
+    """Print a line on stderr; where nobody can be told, the exit code still tells."""
+    with contextlib.suppress(OSError):
+        click.echo(text, err=True)
 
 
 def json_option(command: F) -> F:

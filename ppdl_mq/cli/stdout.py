@@ -1,0 +1,55 @@
+"""The stdout of this process, which remembers why it could not be written: whoever prints need not know."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import sys
+from typing import TYPE_CHECKING, TextIO
+
+if TYPE_CHECKING:
+    from _typeshed import ReadableBuffer
+
+
+class _Remembering(io.FileIO):
+    """A file descriptor for writing that keeps the first error."""
+
+    fault: OSError | None = None
+
+    def write(self, data: ReadableBuffer, /) -> int:
+        """Write as `FileIO` does, and keep what it raises."""
+        try:
+            return super().write(data)
+        except OSError as fault:
+            self.fault = self.fault or fault
+            raise
+
+
+def remember_faults() -> None:
+    """Let `fault` tell from now on why stdout could not be written. For the process's own stdout, at its entrance."""
+    before = sys.stdout
+    if isinstance(before, io.TextIOWrapper):  # else it is closed, or somebody else's
+        sys.stdout = io.TextIOWrapper(
+            io.BufferedWriter(_Remembering(before.fileno(), "w", closefd=False)),
+            encoding=before.encoding,
+            errors=before.errors,
+            line_buffering=before.line_buffering or before.write_through,
+        )
+
+
+def fault() -> OSError | None:
+    """Return why stdout could not be written, or None."""
+    return getattr(getattr(getattr(sys.stdout, "buffer", None), "raw", None), "fault", None)
+
+
+def finish() -> None:
+    """Give up what stdout did not take. Python would try again at its end, complain, and end with a code of its own."""
+    stream: TextIO | None = sys.stdout
+    if stream is None:
+        return
+    try:
+        stream.flush()
+    except OSError:
+        with contextlib.suppress(OSError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())

@@ -1,0 +1,91 @@
+"""An answer that cannot be written is told in one sentence, and takes nothing from work that is done."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.trials.files import TrialFiles
+
+FULL = Path("/dev/full")
+# A trial that ends at once, and the entrance of the program.
+PEER = """
+import pathlib, sys
+from ppdl_mq.peer import running
+
+def ends(*_, **__):
+    model = pathlib.Path("model")
+    model.write_bytes(b"weights")
+    return model
+
+running.run_peer = ends
+from ppdl_mq.cli.main import entry
+entry()
+"""
+
+
+def outcome(stdout: int, *arguments: str, program: tuple[str, ...], cwd: Path) -> tuple[int, str]:
+    done = subprocess.run(
+        [sys.executable, *program, *arguments], stdout=stdout, stderr=subprocess.PIPE, text=True, check=False, cwd=cwd
+    )
+    return done.returncode, done.stderr
+
+
+def run_to(where: str, *arguments: str, program: tuple[str, ...], cwd: Path) -> tuple[int, str]:
+    """Run a program whose stdout takes nothing: a full device, or a pipe whose reader has left."""
+    if where == "full":
+        if not FULL.exists():
+            pytest.skip("this system has no /dev/full")
+        with FULL.open("wb") as full:
+            return outcome(full.fileno(), *arguments, program=program, cwd=cwd)
+    reads, writes = os.pipe()
+    os.close(reads)
+    try:
+        return outcome(writes, *arguments, program=program, cwd=cwd)
+    finally:
+        os.close(writes)
+
+
+@pytest.mark.parametrize("arguments", [("--help",), ("--version",), ("trial", "new", "heart.toml")], ids=" ".join)
+@pytest.mark.parametrize("json", [(), ("--json",)], ids=["text", "json"])
+def test_an_answer_that_cannot_be_written(tmp_path: Path, arguments: tuple[str, ...], json: tuple[str, ...]) -> None:
+    given = (*arguments, *(json if arguments[0] == "trial" else ()))
+    code, said = run_to("full", *given, program=("-m", "ppdl_mq.cli.main"), cwd=tmp_path)
+    assert code == 10, said
+    assert said.count("stdout cannot be written: No space left on device.") == 1
+    assert len(said.splitlines()) <= 2
+
+
+@pytest.mark.parametrize("arguments", [("--help",), ("trial", "new", "heart.toml")], ids=" ".join)
+def test_a_reader_that_has_left(tmp_path: Path, arguments: tuple[str, ...]) -> None:
+    assert run_to("left", *arguments, program=("-m", "ppdl_mq.cli.main"), cwd=tmp_path) == (141, "")
+
+
+@pytest.mark.parametrize("where", ["full", "left"])
+def test_a_trial_that_has_ended_stays_ended(tmp_path: Path, where: str) -> None:
+    files = TrialFiles(tmp_path, ("anna", "bert"))
+    given = ("--quiet", "--out", "copy")
+    code, said = run_to(where, *files.run_arguments("anna"), *given, program=("-c", PEER), cwd=tmp_path)
+    assert code == 0, said
+    assert (tmp_path / "copy").read_bytes() == b"weights"
+    expected = {
+        "full": "warning: stdout cannot be written: No space left on device. The work is done all the same.\n",
+        "left": "",
+    }
+    assert said == expected[where]
+
+
+@pytest.mark.skipif(not FULL.exists(), reason="this system has no /dev/full")
+def test_where_nobody_can_be_told_the_code_stays(tmp_path: Path) -> None:
+    with FULL.open("wb") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "ppdl_mq.cli.main", "trial", "check", "missing.toml"],
+            stderr=full,
+            cwd=tmp_path,
+            check=False,
+        )
+    assert done.returncode == 3
