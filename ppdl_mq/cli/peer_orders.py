@@ -13,7 +13,7 @@ from ppdl_mq.config.manifest import Manifest
 from ppdl_mq.config.reading import read_manifest, read_settings
 from ppdl_mq.errors import ManifestError
 from ppdl_mq.peer.orders import Order, give_order
-from ppdl_mq.peer.status import has_begun, has_ended, is_of_rounds, peers_in, read_status
+from ppdl_mq.peer.status import has_begun, has_ended, is_of_rounds, peers_in, read_status, without_this_peer
 
 trial_option = click.option(
     "--trial", type=click.Path(path_type=Path), help="The manifest, where several trials share the settings."
@@ -54,6 +54,7 @@ def drop(terminal: Terminal, name: str, config: Path, trial: Path | None, yes: b
         raise ManifestError(f"{name} has gone from trial {found['trial']} already.")
     _confirm(
         terminal,
+        found,
         f"Every remaining organisation must do the same, having asked {name} by telephone; then the trial goes on "
         f"without {name}, for good.\n"
         f"Nobody is dropped from a step in which masks were released: that step is finished with {name}'s part in it, "
@@ -84,6 +85,7 @@ def leave(terminal: Terminal, config: Path, trial: Path | None, yes: bool) -> No
     _check_phase(found)
     _confirm(
         terminal,
+        found,
         f"The others go on without {found['peer']}; with fewer than min_peers left the trial ends early for them.\n"
         f"{found['peer']} finishes a step that it has signed a receipt in, keeps what it has, and cannot come back.",
         f"Leave trial {found['trial']}?",
@@ -127,8 +129,10 @@ def _check_phase(found: dict[str, Any]) -> None:
         )
 
 
-def _confirm(terminal: Terminal, meaning: str, question: str, *, yes: bool) -> None:
+def _confirm(terminal: Terminal, found: dict[str, Any], meaning: str, question: str, *, yes: bool) -> None:
     terminal.remark(meaning)
+    if (gone_on := without_this_peer(found)) is not None:
+        terminal.remark(f"{gone_on} Ask them why first: once all others do, this order comes too late.")
     if not yes:
         click.confirm(question, abort=True, err=True)
 

@@ -13,7 +13,7 @@ from ppdl_mq.cli.terminal import Terminal, json_option
 from ppdl_mq.config import limits
 from ppdl_mq.config.reading import read_manifest, read_settings
 from ppdl_mq.peer import health
-from ppdl_mq.peer.status import has_ended, is_of_rounds, read_status
+from ppdl_mq.peer.status import has_ended, is_of_rounds, read_status, without_this_peer
 from ppdl_mq.protocol.phases import Phase
 
 
@@ -86,6 +86,8 @@ def status_text(found: dict[str, Any], *, now: float) -> str:
         lines.append(f"  checkpoint of the turn under way: {_ago(found['checkpoint_at'], now)}")
     for gone, words in (("dropped", "dropped by this organisation"), ("left", "left")):
         lines += [f"  {words}: {', '.join(found[gone])}"] if found.get(gone) else []
+    if (gone_on := without_this_peer(found)) is not None:
+        lines.append(f"  {gone_on.rstrip('.')}")
     if found["not_there_yet"]:
         lines.append(f"  no inbox yet: {', '.join(found['not_there_yet'])}")
     for name, fields in found["other_manifests"].items():

@@ -13,7 +13,14 @@ from ppdl_mq.config.manifest import Manifest
 from ppdl_mq.config.settings import PeerSettings
 from ppdl_mq.errors import JournalError, PeerFileError, Unwell
 from ppdl_mq.peer.folders import LOCK_NAME, state_folder
-from ppdl_mq.peer.status import has_ended, is_locked, read_status
+from ppdl_mq.peer.status import (
+    has_ended,
+    is_locked,
+    known_folders,
+    only_folder,
+    read_status,
+    without_this_peer,
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,24 +45,34 @@ def check(settings: PeerSettings, manifest: Manifest | None, *, max_age_s: float
         max_age_s: how old the status of a loop that goes round may be.
 
     Raises:
-        Unwell: it is not running, or its loop hangs.
-        PeerFileError: no trial was run with these settings, or several were.
+        Unwell: it is not running, or its loop hangs, or nothing of it can be told.
+        PeerFileError: several trials were run with these settings, and no manifest names one.
     """
+    if manifest is None and not known_folders(settings):
+        raise Unwell(
+            f"No trial was run in {settings.state_dir} yet.",
+            hint="Start the peer: `ppdl-mq peer run`. With --trial FILE one that has just begun is seen, too.",
+        )
+    folder = only_folder(settings) if manifest is None else state_folder(settings, manifest)
     try:
         status = read_status(settings, manifest)
-    except (PeerFileError, JournalError):
-        folder = None if manifest is None else state_folder(settings, manifest)
-        if folder is not None and is_locked(folder / LOCK_NAME):
+    except (PeerFileError, JournalError) as error:
+        if is_locked(folder / LOCK_NAME):
             return _starting(folder)
-        raise
+        raise Unwell(f"No peer is running in {folder}: {error.message}", hint=error.hint) from None
     if has_ended(status):
         return Health(why=f"The trial {status['trial']} has ended here.", age_s=None)
     if not status["running"]:
+        if (gone_on := without_this_peer(status)) is not None:
+            raise Unwell(
+                f"{status['peer']} is not running, and {gone_on}",
+                hint="Ask these organisations why before it is run again: once all others have dropped it, it cannot "
+                "come back, and takes part in a renewed trial only.",
+            )
         raise Unwell(
             f"{status['peer']} is not running, and the trial {status['trial']} has not ended.",
             hint="Run it again: `ppdl-mq peer run`; it goes on where it was.",
         )
-    folder = Path(status["folder"])
     if _is_of_the_process_before(status, folder / LOCK_NAME):
         return _starting(folder)
     age_s = max(0.0, time.time() - float(status["updated"]))

@@ -35,6 +35,14 @@ _TOLD: Final = frozenset(
     {"trial", "trial_id", "peer", "phase", "phase_s", "waiting_for", "not_there_yet", "refused"}
     | {"received", "published_messages", "published_bytes", "reconnects"}
 )
+# Of what kind they and others are where they are there; what people and probes are told is made of them.
+_KINDS: Final[Mapping[type | tuple[type, ...], tuple[str, ...]]] = {
+    str: ("trial", "trial_id", "peer", "phase"),
+    list: ("waiting_for", "not_there_yet", "members", "dropped", "left", "going_on_without_this_peer"),
+    dict: ("refused", "waiting_since", "last_contact", "unsent", "other_manifests", "set_aside"),
+    int: ("turn", "turns", "round", "rounds", "step", "attempt", "word", "pid", "received", "published_messages"),
+    (int, float): ("phase_s", "updated"),
+}
 
 
 def read_status(settings: PeerSettings, manifest: Manifest | None) -> dict[str, Any]:
@@ -48,7 +56,7 @@ def read_status(settings: PeerSettings, manifest: Manifest | None) -> dict[str, 
         PeerFileError: no trial was run with these settings, or several were.
         JournalError: the status cannot be read.
     """
-    folder = state_folder(settings, manifest) if manifest else _only_folder(settings)
+    folder = state_folder(settings, manifest) if manifest else only_folder(settings)
     try:
         status: dict[str, Any] = _whole(json.loads((folder / STATUS_NAME).read_text(encoding="utf-8")))
     except FileNotFoundError:
@@ -59,7 +67,7 @@ def read_status(settings: PeerSettings, manifest: Manifest | None) -> dict[str, 
         raise PeerFileError(
             f"There is no status in {folder}.", hint="Start the peer first: `ppdl-mq peer run`."
         ) from None
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):  # RecursionError: arrays in arrays, without an end
         raise JournalError(
             f"The status in {folder} cannot be read.",
             hint="A running peer writes it anew within a second: see whether one runs, and ask as its user.",
@@ -79,6 +87,9 @@ def _whole(status: Any) -> dict[str, Any]:
         {"turn", "turns"} <= status.keys() or {"round", "rounds", "step", "attempt", "word", "members"} <= status.keys()
     ):
         raise ValueError("a status of no protocol")
+    for kind, keys in _KINDS.items():
+        if not all(isinstance(status[key], kind) for key in keys if key in status):
+            raise ValueError("a status of another form")
     return status
 
 
@@ -119,9 +130,31 @@ def peers_in(status: Mapping[str, Any], manifest: Manifest | None) -> tuple[str,
     return tuple(sorted({status["peer"], *status["members"], *status["dropped"], *status["left"]}))
 
 
-def _only_folder(settings: PeerSettings) -> Path:
+def without_this_peer(status: Mapping[str, Any]) -> str | None:
+    """Return in a sentence who goes on without this peer, in masked-average; None if nobody does or the trial is over.
+
+    Args:
+        status: as it was read.
+    """
+    names = status.get("going_on_without_this_peer")
+    if not names or has_ended(status):
+        return None
+    return f"{', '.join(names)} {'goes' if len(names) == 1 else 'go'} on without this organisation."
+
+
+def known_folders(settings: PeerSettings) -> list[Path]:
+    """Return the state folders of the trials that were run with these settings."""
     folders = sorted(path.parent for path in settings.state_dir.glob(f"*/{STATUS_NAME}"))
-    folders = folders or sorted(path.parent for path in settings.state_dir.glob(f"*/{GIVEN_UP_NAME}"))
+    return folders or sorted(path.parent for path in settings.state_dir.glob(f"*/{GIVEN_UP_NAME}"))
+
+
+def only_folder(settings: PeerSettings) -> Path:
+    """Return the state folder of the one trial that was run with these settings.
+
+    Raises:
+        PeerFileError: none was, or several were.
+    """
+    folders = known_folders(settings)
     if len(folders) == 1:
         return folders[0]
     if not folders:

@@ -141,6 +141,21 @@ def test_a_drop_can_be_ordered_again_while_others_have_not_agreed(folder: Path) 
     assert take_orders(folder) == [Order(drop="basel")]
 
 
+def test_who_was_dropped_is_told_so(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    without = {"dropped": [], "left": [], "going_on_without_this_peer": ["basel", "zurich"]}
+    show(read_manifest(Path("heart.toml")), ROUNDS | without)
+    for words in (["drop", "basel"], ["leave"]):
+        assert run(["peer", *words, "-c", "mercy.toml", "--yes"]) == 0
+        assert "basel, zurich go on without this organisation." in capsys.readouterr().err
+    assert run(["peer", "status", "-c", "mercy.toml", "--check"]) == 11
+    said = capsys.readouterr().err
+    assert "mercy is not running, and basel, zurich go on without this organisation." in said
+    assert "it goes on where it was" not in said
+    show(read_manifest(Path("heart.toml")), ROUNDS | without, Phase.ENDED)
+    assert run(["peer", "status", "-c", "mercy.toml"]) == 0
+    assert "without this organisation" not in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("protocol", ["server-aided", "fully-connected"])
 @pytest.mark.parametrize("words", [["drop", "basel"], ["leave"]], ids=" ".join)
 @pytest.mark.parametrize("has_trial", [False, True])
@@ -208,6 +223,11 @@ def test_a_trial_that_never_ran_here_takes_no_orders(folder: Path, capsys: pytes
             "\n  the model of round 10 is written; waiting until basel has what it needs; nothing of this peer is lost",
         ),
         ({"phase": "closing", "agreed_round": 0}, "\n  it has left; waiting until basel has what it needs; nothing"),
+        ({"going_on_without_this_peer": ["basel"]}, "\n  basel goes on without this organisation\n"),
+        (
+            {"going_on_without_this_peer": ["basel", "zurich"]},
+            "\n  basel, zurich go on without this organisation\n",
+        ),
         ({"dropped": ["basel"], "left": ["zurich"]}, "\n  dropped by this organisation: basel\n  left: zurich\n"),
     ],
 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -99,15 +100,50 @@ def test_a_clock_that_was_set_back_hides_no_hanging_loop(files: TrialFiles, lock
         checked(files)
 
 
-@pytest.mark.parametrize("content", ["{}", "[]", "3", '{"phase": "training"}', "", "\0", '{"trial": "small"'])
+NESTED = "[" * 100_000 + "]" * 100_000
+ODD = [json.dumps(STATUS | {"updated": 1.0} | odd) for odd in ({"updated": "now"}, {"waiting_for": 3}, {"phase": []})]
+
+
+@pytest.mark.parametrize(
+    "content", ["{}", "[]", "3", '{"phase": "training"}', "", "\0", '{"trial": "small"', NESTED, *ODD], ids=lambda _: ""
+)
 @pytest.mark.parametrize("asks", [("status",), ("status", "--check"), ("drop", "bert", "--yes"), ("leave", "--yes")])
 def test_a_status_that_is_damaged_is_said(
     files: TrialFiles, content: str, asks: tuple[str, ...], capfd: pytest.CaptureFixture[str]
 ) -> None:
     says(files)
     (files.state("anna") / "status.json").write_text(content)
-    assert run(("peer", *asks, "--config", str(files.settings_path("anna")))) == exit_codes.STATE
+    assert run(("peer", *asks, "--config", str(files.settings_path("anna")))) == (
+        exit_codes.UNWELL if "--check" in asks else exit_codes.STATE
+    )
     assert "cannot be read" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("trial", [True, False])
+@pytest.mark.parametrize("what", ["nothing", "folder", "given up"])
+def test_one_that_has_told_nothing_is_not_well(
+    files: TrialFiles, trial: bool, what: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    if what != "nothing":
+        os.close(take_lock(files.state("anna")))
+    if what == "given up":
+        (files.state("anna") / "given-up").touch()
+    command = ("peer", "status", "--check", "--config", str(files.settings_path("anna")))
+    assert run((*command, *(("--trial", str(files.manifest_path)) if trial else ()))) == exit_codes.UNWELL
+    said = capfd.readouterr().err
+    assert ("given up its part" in said) == (what == "given up")
+    assert "hint: " in said
+
+
+def test_a_probe_that_asks_wrongly_is_told_so(files: TrialFiles) -> None:
+    says(files)
+    shutil.copytree(files.state("anna"), files.state("anna").with_name("other"))
+    config = str(files.settings_path("anna"))
+    assert run(("peer", "status", "--check", "--config", config)) == exit_codes.CONFIG
+    assert run(("peer", "status", "--check", "--config", config + "x")) == exit_codes.CONFIG
+    assert run(("peer", "status", "--check", "--config", config, "--trial", config)) == exit_codes.CONFIG
+    given = ("--config", config, "--trial", str(files.manifest_path))
+    assert run(("peer", "status", "--check", *given)) == exit_codes.UNWELL
 
 
 def test_one_that_is_gone_is_not(files: TrialFiles) -> None:
