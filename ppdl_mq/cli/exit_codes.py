@@ -24,7 +24,7 @@ READER_LEFT: Final = 141  # as they report SIGPIPE
 MEANINGS: Final = {
     OK: "done",
     INTERNAL: "a bug of this program",
-    USAGE: "wrong command line",
+    USAGE: "wrong command line, or a question answered with no: nothing was done",
     CONFIG: "manifest or settings",
     IDENTITY: "identity file or passphrase",
     WORK: "data, model or training",

@@ -14,7 +14,7 @@ import click
 
 from ppdl_mq import __version__
 from ppdl_mq.cli import exit_codes, log, stdout
-from ppdl_mq.cli.terminal import Terminal, not_written
+from ppdl_mq.cli.terminal import Declined, NotWithout, Terminal, not_written
 from ppdl_mq.errors import PpdlError
 
 
@@ -87,7 +87,8 @@ def run(arguments: Sequence[str]) -> int:
 
     An answer that stdout does not take is an error (code 10). Where the reader of stdout has left, as `head` does, the
     command ends without a word, with the code that shells report of who was ended by SIGPIPE (141). A command that has
-    done its work without the answer (`peer run`, `peer status --check`) ends with 0 in both.
+    done its work without the answer (`peer run`, `peer status --check`) ends with 0 in both. A person who answers a
+    question with no ends it with 2, so that nothing that follows in a script takes it for done.
     """
     # Known even where the command line cannot be parsed.
     terminal = Terminal(json="--json" in arguments, log_format=log.format_in(arguments))
@@ -96,9 +97,10 @@ def run(arguments: Sequence[str]) -> int:
         outcome = main.main(list(arguments), prog_name="ppdl-mq", standalone_mode=False, obj=terminal)
     except click.UsageError as fault:
         place = fault.ctx.command_path if fault.ctx is not None else "ppdl-mq"
-        return terminal.refusal(
-            "Usage", fault.format_message(), f"`{place} --help` shows how to call it.", exit_codes.USAGE
-        )
+        hint = fault.hint if isinstance(fault, NotWithout) else f"`{place} --help` shows how to call it."
+        return terminal.refusal("Usage", fault.format_message(), hint, exit_codes.USAGE)
+    except Declined as answer:
+        return terminal.declined(answer, exit_codes.USAGE)
     except click.ClickException as fault:
         return terminal.refusal("Usage", fault.format_message(), "", exit_codes.USAGE)
     except PpdlError as error:

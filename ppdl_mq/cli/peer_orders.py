@@ -134,7 +134,7 @@ def _confirm(terminal: Terminal, found: dict[str, Any], meaning: str, question: 
     if (gone_on := without_this_peer(found)) is not None:
         terminal.remark(f"{gone_on} Ask them why first: once all others do, this order comes too late.")
     if not yes:
-        click.confirm(question, abort=True, err=True)
+        terminal.confirm(question)
 
 
 def _give(terminal: Terminal, found: dict[str, Any], order: Order, words: str) -> None:

@@ -43,7 +43,7 @@ def purge(terminal: Terminal, config: Path, trial: Path, yes: bool) -> None:
     name, address = own_name(config, manifest, trial), address_of(config)
     transport = open_transport(address, trial=manifest.name, prefix=manifest.relay.prefix, peer=name)
     if not yes:
-        click.confirm(f"Drop every message in the inbox of {name} at {address}?", abort=True, err=True)
+        terminal.confirm(f"Drop every message in the inbox of {name} at {address}?")
     with transport:
         dropped = transport.purge(name)
     terminal.answer(

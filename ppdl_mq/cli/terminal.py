@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import sys
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -19,6 +20,26 @@ from ppdl_mq.cli.log import printable as printable
 from ppdl_mq.errors import InTheWay, PpdlError
 
 F = TypeVar("F", bound=Callable[..., Any])
+
+
+class NotWithout(click.UsageError):
+    """A command line that asks for what is not done without another word from people.
+
+    Args:
+        message: one sentence that says what is missing.
+        hint: which word.
+    """
+
+    def __init__(self, message: str, *, hint: str) -> None:
+        super().__init__(message)
+        self.hint = hint
+
+
+class Declined(click.ClickException):
+    """A person has answered a question with no."""
+
+    def __init__(self) -> None:
+        super().__init__("Nothing was done.")
 
 
 @dataclass(slots=True, kw_only=True)
@@ -62,6 +83,35 @@ class Terminal:
         """Say something beside the answer, on stderr, so that the answer alone can be sent to a file."""
         if not self.json:
             _say(printable(text))
+
+    def confirm(self, question: str) -> None:
+        """Ask a person, on stderr; return if the answer is yes.
+
+        Raises:
+            Declined: it is no; the end of what is typed is one, too.
+            NotWithout: there is no answer, and nobody to give one.
+            click.Abort: Ctrl-C.
+        """
+        try:
+            is_yes = click.confirm(question, err=True)
+        except click.Abort as end:
+            if not isinstance(end.__context__, EOFError):
+                raise
+            _say("")
+            if not sys.stdin.isatty():
+                raise NotWithout(
+                    "This needs an answer, and stdin is no terminal.", hint="Give --yes, or ask at one."
+                ) from None
+            is_yes = False
+        if not is_yes:
+            raise Declined
+
+    def declined(self, error: Declined, code: int) -> int:
+        """Say that a person has answered no, which is no error; return the exit code."""
+        if self.json:
+            return self.refusal("Declined", error.message, "", code)
+        _say(error.message)
+        return code
 
     def start_log(self, *, quiet: bool = False) -> None:
         """Write the program's log to stderr: what happens, for a person; with --debug, in detail."""

@@ -91,20 +91,51 @@ def test_a_peer_that_runs_is_said_to_hear_it_at_once(folder: Path, capsys: pytes
     assert "when it is run again" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize(("answer", "code"), [("y\n", 0), ("n\n", 130), ("", 130)])
+@pytest.mark.parametrize(
+    ("answer", "code", "said"),
+    [
+        ("y\n", 0, "taken"),
+        ("n\n", 2, "\nNothing was done.\n"),
+        ("", 2, "\nerror: This needs an answer, and stdin is no"),
+    ],
+)
 @pytest.mark.parametrize("words", [["drop", "basel"], ["leave"]], ids=" ".join)
 def test_a_person_is_asked(
     folder: Path,
     words: list[str],
     answer: str,
     code: int,
+    said: str,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setattr("sys.stdin", io.StringIO(answer))
     assert run(["peer", *words, "-c", "mercy.toml"]) == code
-    assert "trial heart? [y/N]" in capsys.readouterr().err
+    shown = capsys.readouterr()
+    assert "trial heart? [y/N]" in shown.err
+    assert said in (f"\n{shown.err.split('[y/N]: ')[1]}" if code else "taken")
+    assert ("--yes" in shown.err) == (not answer)
     assert len(take_orders(folder)) == (code == 0)
+
+
+@pytest.mark.parametrize(
+    ("typed", "code", "said"), [(EOFError, 2, "\nNothing was done.\n"), (KeyboardInterrupt, 130, "Interrupted.\n")]
+)
+def test_a_person_may_end_the_question(
+    folder: Path,
+    typed: type[BaseException],
+    code: int,
+    said: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def end(_: str = "") -> str:
+        raise typed
+
+    monkeypatch.setattr("click.termui.visible_prompt_func", end)
+    monkeypatch.setattr("sys.stdin", SimpleNamespace(isatty=lambda: True))
+    assert run(["peer", "leave", "-c", "mercy.toml"]) == code
+    assert capsys.readouterr().err.endswith(said)
 
 
 @pytest.mark.parametrize("trial", [[], ["--trial", "heart.toml"]], ids=["settings", "manifest"])
