@@ -14,6 +14,7 @@ import click
 
 from ppdl_mq import __version__
 from ppdl_mq.cli import exit_codes, log, stdout
+from ppdl_mq.cli.signals import sigterm_interrupts
 from ppdl_mq.cli.terminal import Declined, NotWithout, Terminal, not_written
 from ppdl_mq.errors import PpdlError
 
@@ -39,6 +40,10 @@ COMMANDS = {
     "demo": Entry("ppdl_mq.cli.demo:demo", "Train on real data with several peers on this machine."),
     "bench": Entry("ppdl_mq.cli.bench:bench", "Measure this machine and a relay."),
 }
+
+
+# What a person is told who stops a peer before its loop can say so itself.
+STOPPED = ("Stopped.", "Run the peer again and it goes on where it was.")
 
 
 class LazyGroup(click.Group):
@@ -106,7 +111,9 @@ def run(arguments: Sequence[str]) -> int:
     except PpdlError as error:
         return terminal.failure(error)
     except (KeyboardInterrupt, click.Abort):
-        return terminal.refusal("Interrupted", "Interrupted.", "", exit_codes.INTERRUPTED)
+        words = [each for each in arguments if not each.startswith("-")]
+        what, hint = STOPPED if words[:2] == ["peer", "run"] else ("Interrupted.", "")
+        return terminal.refusal("Interrupted", what, hint, exit_codes.INTERRUPTED)
     except SystemExit:  # of click, and of rich, where the reader of stdout has left
         return exit_codes.READER_LEFT
     except Exception as error:
@@ -121,8 +128,12 @@ def run(arguments: Sequence[str]) -> int:
 
 def entry() -> None:
     """Run the command line of this process and exit."""
-    stdout.remember_faults()
-    code = run(sys.argv[1:])
+    try:
+        sigterm_interrupts()
+        stdout.remember_faults()
+        code = run(sys.argv[1:])
+    except KeyboardInterrupt:  # the second, while the first is told
+        code = exit_codes.INTERRUPTED
     stdout.finish()
     if any(thread.name == "trainer" for thread in threading.enumerate()):
         # A step that takes long was not waited for. It computes in torch, and must not while torch is taken apart.

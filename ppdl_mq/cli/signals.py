@@ -20,6 +20,15 @@ class Stoppable(Protocol):
         """Ask it to stop soon."""
 
 
+def sigterm_interrupts() -> None:
+    """Let SIGTERM do what Ctrl-C does, from the process's entrance on: imports alone may take many seconds.
+
+    Left to the system, it would end the process without a word, and do nothing to the first process of a container.
+    """
+    if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:  # whoever started us may have wanted it to be ignored
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
+
+
 @contextmanager
 def signals_end_it() -> Iterator[None]:
     """Let SIGTERM end what has not begun yet as Ctrl-C does; put both back as they were, whatever they did meanwhile.

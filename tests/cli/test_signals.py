@@ -34,6 +34,38 @@ while True:
     time.sleep(0.05)
 """
 
+# Its imports take as long as they would on a slow disk.
+SLOW_TO_IMPORT = """
+import importlib.abc, sys, time
+
+class Slow(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path=None, target=None):
+        if name == "ppdl_mq.cli.peer":
+            print("importing", flush=True)
+            time.sleep(60)
+
+from ppdl_mq.cli.main import entry
+sys.meta_path.insert(0, Slow())
+entry()
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("command", ["run", "status"])
+def test_a_signal_while_it_imports_ends_it_with_a_sentence(number: signal.Signals, command: str) -> None:
+    words = [sys.executable, "-c", SLOW_TO_IMPORT, "peer", command, "heart.toml", "--config", "mercy.toml"]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "importing\n"
+            process.send_signal(number)
+            _, said = process.communicate(timeout=WAIT_S)
+        finally:
+            process.kill()
+    assert process.returncode == exit_codes.INTERRUPTED
+    stopped = "error: Stopped.\nhint: Run the peer again and it goes on where it was."
+    assert said.strip() == (stopped if command == "run" else "error: Interrupted.")
+
 
 def test_sigterm_ends_it_while_it_reads_its_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def reads(*_: Any, **__: Any) -> Path:
