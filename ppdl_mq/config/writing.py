@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import shutil
 import stat
 import tempfile
@@ -21,10 +22,17 @@ _NO_ROOM: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # the disk, the use
 
 def is_for_want_of_room(fault: Exception) -> bool:
     """Tell whether a file could not be written because there is no room for it."""
-    if isinstance(fault, OSError):
-        return fault.errno in _NO_ROOM
+    found = system_fault(fault)
+    return found is not None and found.errno in _NO_ROOM
+
+
+def system_fault(fault: BaseException | None) -> OSError | None:
+    """Return what the system reported; None where it was not the system."""
+    if fault is None or isinstance(fault, OSError):
+        return fault
     # safetensors reports the system's error in words of its own, with the number in them.
-    return any(f"(os error {number})" in str(fault) for number in _NO_ROOM)
+    found = re.search(r"\(os error ([0-9]{1,5})\)", str(fault))
+    return None if found is None else OSError(int(found[1]), os.strerror(int(found[1])))
 
 
 def sync_folder(folder: Path) -> None:

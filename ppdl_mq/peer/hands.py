@@ -11,8 +11,10 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from ppdl_mq.config.manifest import Manifest
+from ppdl_mq.config.writing import system_fault
 from ppdl_mq.errors import ModelError
 from ppdl_mq.peer.driver import Driver
+from ppdl_mq.peer.durable import write_error
 from ppdl_mq.peer.folders import MODEL_NAME as MODEL_NAME
 from ppdl_mq.peer.intake import Intake
 from ppdl_mq.peer.journal import Journal
@@ -172,8 +174,8 @@ class Hands(ABC):
             facts: go into the file and the note: which turn or round it is of.
 
         Raises:
-            JournalError: the weights that the journal keeps have changed on the disk.
-            ModelError: the file cannot be written.
+            JournalError: the weights that the journal keeps have changed on the disk, or the file cannot be written.
+            ModelError: the weights cannot be stored in such a file.
         """
         tools = self.tools
         with tools.slots.view(effect.slot) as weights:
@@ -186,7 +188,12 @@ class Hands(ABC):
             evaluation = tools.worker.evaluate(weights, between=tools.pulse)
             # One entry: safetensors writes several in any order, and equal models should be equal files.
             metadata = {"ppdl-mq": json.dumps(inside, sort_keys=True)}
-            save_model(self.model_path, tools.worker.layout, weights, metadata)
+            try:
+                save_model(self.model_path, tools.worker.layout, weights, metadata)
+            except ModelError as error:
+                if (fault := system_fault(error.__cause__)) is None:
+                    raise
+                raise write_error(f"The model {self.model_path}", fault) from error
         tools.progress.note(
             "final",
             **facts,
