@@ -40,7 +40,8 @@ def drop(terminal: Terminal, name: str, config: Path, trial: Path | None, yes: b
       ppdl-mq peer drop basel --config mercy.toml
     """
     manifest, found = _of_trial(config, trial)
-    _check_phase(found)
+    if manifest is None:  # without it the peers are not known before the first step
+        _check_phase(found)
     me, others = found["peer"], [peer for peer in peers_in(found, manifest) if peer != found["peer"]]
     if name == me:
         raise ManifestError(
@@ -50,6 +51,7 @@ def drop(terminal: Terminal, name: str, config: Path, trial: Path | None, yes: b
         raise ManifestError(
             f"{name} is not another peer of trial {found['trial']}.", hint=f"The others are: {', '.join(others)}."
         )
+    _check_phase(found)
     if name not in found["members"]:
         raise ManifestError(f"{name} has gone from trial {found['trial']} already.")
     _confirm(

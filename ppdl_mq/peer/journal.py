@@ -9,6 +9,7 @@ import contextlib
 import fcntl
 import os
 import sqlite3
+import stat
 import time
 from collections.abc import Container, Iterator
 from contextlib import contextmanager
@@ -257,7 +258,12 @@ class Journal:
 
     def _open(self, trial_id: bytes, identity: Identity) -> sqlite3.Connection:
         path = self.folder / JOURNAL_NAME
-        is_new = not is_there(path) or not path.stat().st_size
+        is_new = not is_there(path)
+        if not is_new:
+            found = path.stat()
+            if not stat.S_ISREG(found.st_mode):  # SQLite would only say that it cannot open it
+                raise _damaged(self.folder, f"{JOURNAL_NAME} is no file")
+            is_new = not found.st_size
         if is_new:
             self._refuse_if_lost()  # before SQLite throws away a write-ahead log whose journal is not there
         db = sqlite3.connect(path, isolation_level=None)

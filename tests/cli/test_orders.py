@@ -157,6 +157,18 @@ def test_nobody_else_can_be_dropped(
     assert not (folder / "orders").exists()
 
 
+@pytest.mark.parametrize(("name", "said"), [("geneva", "is not another peer"), ("basel", "has not begun here")])
+def test_a_wrong_name_is_told_before_the_first_round_as_well(
+    folder: Path, name: str, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    new = ROUNDS | {"round": 0, "step": 0, "members": [], "dropped": [], "left": []}
+    show(read_manifest(Path("heart.toml")), new, Phase.AWAITING_HELLOS)
+    assert run(["peer", "drop", name, "-c", "mercy.toml", "--yes", "--trial", "heart.toml"]) == 3
+    assert said in capsys.readouterr().err
+    assert run(["peer", "drop", name, "-c", "mercy.toml", "--yes"]) == 3
+    assert "has not begun here" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("trial", [[], ["--trial", "heart.toml"]], ids=["settings", "manifest"])
 def test_those_who_have_gone_are_known(folder: Path, trial: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     show(read_manifest(Path("heart.toml")), ROUNDS | {"members": ["mercy"], "dropped": ["basel"], "left": ["zurich"]})

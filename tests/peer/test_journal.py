@@ -195,6 +195,23 @@ def test_one_that_is_refused_stays_open_nowhere(tmp_path: Path, damaged: Callabl
     assert caught.value.hint
 
 
+@pytest.mark.parametrize("what", ["folder", "fifo", "dangling link"])
+def test_what_is_no_file_in_its_place_is_damage(tmp_path: Path, what: str) -> None:
+    opened(tmp_path).close()
+    journal = tmp_path / "journal.sqlite"
+    journal.unlink()
+    if what == "folder":
+        journal.mkdir()
+    elif what == "fifo":
+        os.mkfifo(journal)
+    else:
+        journal.symlink_to("nowhere")
+    for _ in range(2):  # the lock was given back
+        with pytest.raises(JournalError) as caught:
+            opened(tmp_path)
+        assert not isinstance(caught.value, (InTheWay, AlreadyRunning))
+
+
 @pytest.mark.parametrize("is_empty", [False, True])
 def test_a_missing_one_leaves_its_write_ahead_log_alone(tmp_path: Path, *, is_empty: bool) -> None:
     """Somebody moved the file away by mistake, and will put it back: SQLite would have thrown the rest of it away."""
