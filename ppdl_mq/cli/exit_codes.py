@@ -24,14 +24,14 @@ READER_LEFT: Final = 141  # as they report SIGPIPE
 MEANINGS: Final = {
     OK: "done",
     INTERNAL: "a bug of this program",
-    USAGE: "wrong command line, or a question answered with no: nothing was done",
+    USAGE: "wrong command line, or one that needs a yes and got none: nothing was done",
     CONFIG: "manifest or settings",
     IDENTITY: "identity file or passphrase",
     WORK: "data, model or training",
     RELAY: "relay: unreachable, lost, refuses",
     REMOTE: "another peer: manifest differs, wrong messages, too few left",
     RUNNING: "already running",
-    STATE: "state folder: damaged, or another's",
+    STATE: "state folder: damaged, another's, or given up",
     IN_THE_WAY: "state folder or stdout not to be read or written for now (disk full, no rights, too many open files): "
     "mend that, and run again",
     UNWELL: "peer status --check: not running, or hangs",

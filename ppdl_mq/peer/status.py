@@ -102,6 +102,15 @@ def kept_phase(settings: PeerSettings, manifest: Manifest) -> str | None:
     return str(phase)
 
 
+def is_over(settings: PeerSettings, manifest: Manifest) -> bool:
+    """Tell whether the trial has ended for this peer, and nobody waits for anything of it, as it last told."""
+    try:
+        status = read_status(settings, manifest)
+    except (JournalError, PeerFileError):
+        return False
+    return has_ended(status) and not status["unsent"]
+
+
 def is_of_rounds(status: Mapping[str, Any]) -> bool:
     """Tell whether a status is of masked-average, where all peers train at once."""
     return "round" in status

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 from pathlib import Path
 from types import ModuleType
@@ -11,7 +12,7 @@ import pytest
 
 from ppdl_mq.cli.main import run
 from ppdl_mq.errors import AlreadyRunning, JournalError
-from ppdl_mq.peer import durable, fresh
+from ppdl_mq.peer import durable, fresh, running
 from ppdl_mq.peer.identity_file import read_identity
 from ppdl_mq.peer.journal import Journal, take_lock
 from ppdl_mq.wire.trial_id import trial_id
@@ -203,7 +204,7 @@ def test_on_the_command_line(tmp_path: Path, capfd: pytest.CaptureFixture[str]) 
     journal.keep_secret_fact("state", {"x": 1})
     journal.close()
     capfd.readouterr()
-    assert run(fresh_run) == 9
+    assert run(fresh_run) == 2
     said = capfd.readouterr().err
     assert "its model and its signed log" in said
     assert "cannot come back" in said
@@ -217,3 +218,45 @@ def test_on_the_command_line(tmp_path: Path, capfd: pytest.CaptureFixture[str]) 
     for command in (files.run_arguments("anna"), status, (*status, "--trial", str(files.manifest_path))):
         assert run(command) in (3, 9)
         assert "given up its part" in capfd.readouterr().err
+
+
+def test_where_nothing_is_there_it_does_nothing_without_a_yes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    began: list[bool] = []
+
+    def begins(*_: object, **__: object) -> Path:
+        began.append(True)
+        return tmp_path / "model"
+
+    files = TrialFiles(tmp_path, ("anna", "bert"))
+    monkeypatch.setattr(running, "run_peer", begins)
+    capfd.readouterr()
+    assert run((*files.run_arguments("anna"), "--fresh")) == 2
+    assert "There is nothing to forget" in capfd.readouterr().err
+    assert not began
+    assert run((*files.run_arguments("anna"), "--fresh", "--yes")) == 0
+    assert began
+
+
+@pytest.mark.parametrize("unsent", [{}, {"bert": 1}])
+def test_of_a_trial_that_has_ended_nobody_is_said_to_wait(
+    tmp_path: Path, unsent: dict[str, int], capfd: pytest.CaptureFixture[str]
+) -> None:
+    files = TrialFiles(tmp_path, ("anna", "bert"))
+    own = read_identity(files.folder / "anna.key", passphrase=None)
+    journal = Journal(files.state("anna"), trial_id=trial_id(files.manifest), identity=own)
+    journal.keep_secret_fact("state", {"x": 1})
+    journal.close()
+    counts = dict.fromkeys(("phase_s", "received", "published_messages", "published_bytes", "reconnects"), 0)
+    status = {"trial": "small", "trial_id": "", "peer": "anna", "phase": "ended", "turn": 1, "turns": 1, **counts}
+    status |= {"waiting_for": [], "not_there_yet": [], "refused": {}, "unsent": unsent}
+    (files.state("anna") / "status.json").write_text(json.dumps(status))
+    capfd.readouterr()
+    for given, code in ((("--fresh",), 2), (("--fresh", "--yes"), 9)):
+        assert run((*files.run_arguments("anna"), *given)) == code
+        said = capfd.readouterr().err
+        assert ("has ended for this organisation" in said) == (not unsent)
+        assert ("They wait for it" in said) == bool(unsent)
+        assert ("goes on where it was" in said) == (bool(unsent) and code == 2)
+        assert "ppdl-mq trial renew" in said
