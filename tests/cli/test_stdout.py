@@ -9,9 +9,11 @@ from pathlib import Path
 
 import pytest
 
+from tests.shell import ROOT
 from tests.trials.files import TrialFiles
 
 FULL = Path("/dev/full")
+ENVIRONMENT = os.environ | {"PYTHONPATH": str(ROOT)}
 # A trial that ends at once, and the entrance of the program.
 PEER = """
 import pathlib, sys
@@ -30,7 +32,13 @@ entry()
 
 def outcome(stdout: int, *arguments: str, program: tuple[str, ...], cwd: Path) -> tuple[int, str]:
     done = subprocess.run(
-        [sys.executable, *program, *arguments], stdout=stdout, stderr=subprocess.PIPE, text=True, check=False, cwd=cwd
+        [sys.executable, *program, *arguments],
+        stdout=stdout,
+        stderr=subprocess.PIPE,
+        text=True,
+        check=False,
+        cwd=cwd,
+        env=ENVIRONMENT,
     )
     return done.returncode, done.stderr
 
@@ -87,5 +95,6 @@ def test_where_nobody_can_be_told_the_code_stays(tmp_path: Path) -> None:
             stderr=full,
             cwd=tmp_path,
             check=False,
+            env=ENVIRONMENT,
         )
     assert done.returncode == 3
