@@ -11,9 +11,10 @@ from ppdl_mq.cli.arguments import config_option
 from ppdl_mq.cli.terminal import Terminal, json_option
 from ppdl_mq.config.manifest import Manifest
 from ppdl_mq.config.reading import read_manifest, read_settings
-from ppdl_mq.errors import ManifestError
+from ppdl_mq.errors import ManifestError, PeerFileError
 from ppdl_mq.peer.orders import Order, give_order
 from ppdl_mq.peer.status import has_begun, has_ended, is_of_rounds, peers_in, read_status, without_this_peer
+from ppdl_mq.protocol.phases import Phase
 
 trial_option = click.option(
     "--trial", type=click.Path(path_type=Path), help="The manifest, where several trials share the settings."
@@ -29,17 +30,23 @@ yes_option = click.option("--yes", is_flag=True, help="Do not ask.")
 @json_option
 @click.pass_obj
 def drop(terminal: Terminal, name: str, config: Path, trial: Path | None, yes: bool) -> None:
-    """Go on without the peer NAME, which is lost for good (masked-average only).
+    """Go on without the peer NAME, which is lost for good (masked-average).
 
     Every remaining organisation must do the same, having asked NAME by telephone; then the trial goes on without NAME,
     for good. Nobody is dropped from a step in which masks were released: that step is finished with NAME's part in it,
     or stops until NAME is back.
 
+    In the other protocols the peer of the last turn can so end its wait for the last word of NAME, which the relay has
+    lost; only that.
+
     \b
     Example:
       ppdl-mq peer drop basel --config mercy.toml
     """
-    manifest, found = _of_trial(config, trial)
+    manifest, found = _of_trial(config, trial, may_drop=name)
+    if not is_of_rounds(found):
+        _wait_no_longer(terminal, found, name, yes=yes)
+        return
     if manifest is None:  # without it the peers are not known before the first step
         _check_phase(found)
     me, others = found["peer"], [peer for peer in peers_in(found, manifest) if peer != found["peer"]]
@@ -96,20 +103,44 @@ def leave(terminal: Terminal, config: Path, trial: Path | None, yes: bool) -> No
     _give(terminal, found, Order(), "leave")
 
 
-def _of_trial(config: Path, trial: Path | None) -> tuple[Manifest | None, dict[str, Any]]:
+def _wait_no_longer(terminal: Terminal, found: dict[str, Any], name: str, *, yes: bool) -> None:
+    """End the wait of a sequential trial's last peer for another one's last word."""
+    _confirm(
+        terminal,
+        found,
+        f"{found['peer']} has the model, and waits until {name} says that it has it, too. Ask {name} by telephone: if "
+        f"it has, the relay has lost its last word, and nothing else is lost.\nIf it has not, it will not get it.",
+        f"Wait for {name} no longer?",
+        yes=yes,
+    )
+    _give(terminal, found, Order(drop=name), f"drop {name}")
+
+
+def _of_trial(
+    config: Path, trial: Path | None, *, may_drop: str | None = None
+) -> tuple[Manifest | None, dict[str, Any]]:
     """Return the manifest, where it is named, and what the peer last said of itself.
+
+    Args:
+        config: the settings' file.
+        trial: the manifest's file.
+        may_drop: whose last word may be waited for no longer, also in a sequential trial.
 
     Raises:
         ManifestError: of a protocol that cannot do without a peer.
     """
     settings, manifest = read_settings(config), read_manifest(trial) if trial else None
-    if manifest is None or manifest.protocol == "masked-average":
+    try:
         found = read_status(settings, manifest)
-        if is_of_rounds(found):
+    except PeerFileError:
+        if manifest is None or manifest.protocol == "masked-average":
+            raise
+        name = manifest.name
+    else:
+        is_awaited = found["phase"] == Phase.AWAITING_DONES.value and may_drop in found["waiting_for"]
+        if is_of_rounds(found) or is_awaited:
             return manifest, found
         name = found["trial"]
-    else:
-        name = manifest.name
     raise ManifestError(
         f"Trial {name} cannot go on without a peer: only masked-average can.",
         hint="Start a renewed trial among those who remain.",

@@ -66,8 +66,9 @@ def status_text(found: dict[str, Any], *, now: float) -> str:
         f" ({found['published_bytes']} bytes), reconnected {found['reconnects']} times",
         *_relay(found, now),
     ]
-    if found["phase"] == Phase.CLOSING.value and found["waiting_for"]:
+    if found["phase"] in (Phase.CLOSING.value, Phase.AWAITING_DONES.value) and found["waiting_for"]:
         model = f"the model of round {found['agreed_round']} is written" if found.get("agreed_round") else "it has left"
+        model = model if is_of_rounds(found) else "the model is written"
         needs = f"waiting until {', '.join(found['waiting_for'])} has what it needs"
         lines.append(f"  {model}; {needs}; nothing of this peer is lost if it is stopped")
     if "rests_s" in found and found["running"]:

@@ -79,7 +79,7 @@ class Progress:
         try:
             found = json.loads((self._folder / STATUS_NAME).read_text(encoding="utf-8"))["last_contact"]
             return {name: None if found.get(name) is None else float(found[name]) for name in names}
-        except (OSError, ValueError, TypeError, KeyError, AttributeError):
+        except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
             return dict.fromkeys(names)
 
     def checkpoint_at(self) -> float | None:
@@ -113,7 +113,7 @@ def _entry(line: str) -> dict[str, Any] | None:
     """Return an entry, or None for a line that a crash left half written."""
     try:
         entry: dict[str, Any] = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     return entry
 

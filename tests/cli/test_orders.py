@@ -303,3 +303,25 @@ def test_who_leaves_before_anything_was_agreed_on_has_no_model(
     said = capsys.readouterr().out
     assert "has left the trial heart before anything was agreed on: there is no model" in said
     assert not Path("mine.safetensors").exists()
+
+
+def test_the_wait_for_a_last_word_can_be_ended_in_a_sequential_trial(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    given = ["--identity", "mercy.key", "--broker", "embedded:relay.sqlite", "--data", "csv:rows.csv"]
+    assert run(["peer", "new", "mercy.toml", *given]) == 0
+    manifest = read_manifest(manifest_file("fully-connected"))
+    drop_basel = ["peer", "drop", "basel", "--config", "mercy.toml", "--yes"]
+    folder = show(manifest, SEQUENTIAL, Phase.AWAITING_TURN)
+    assert run(drop_basel) == 3
+    show(manifest, SEQUENTIAL, Phase.AWAITING_DONES)
+    assert run(["peer", "drop", "zurich", "--config", "mercy.toml", "--yes"]) == 3, "who has spoken is not waited for"
+    assert take_orders(folder) == []
+    capsys.readouterr()
+    assert run(drop_basel) == 0
+    shown = capsys.readouterr()
+    assert "mercy has the model" in shown.err
+    assert "The order to drop basel is given to mercy" in shown.out
+    assert take_orders(folder) == [Order(drop="basel")]
+    assert run(["peer", "leave", "--config", "mercy.toml", "--yes"]) == 3

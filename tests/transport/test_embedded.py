@@ -53,7 +53,7 @@ def path(tmp_path: Path) -> Path:
 
 
 def opened(path: Path, names: Names = NAMES) -> EmbeddedTransport:
-    transport = EmbeddedTransport(path, names)
+    transport = EmbeddedTransport(path, names, message_bytes=4_096)
     transport.connect()
     return transport
 
