@@ -124,7 +124,8 @@ class BlobWriter:
     def __init__(self, path: Path, blob: int, size_bytes: int) -> None:
         self.blob = blob
         self._what = f"The file {path} of the journal"
-        self._new_in = None if path.exists() else path.parent
+        # Also where the file is there: a process that made it may have died before its name was on disk.
+        self._new_in: Path | None = path.parent
         try:
             self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except OSError as fault:

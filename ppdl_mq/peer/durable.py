@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import sqlite3
@@ -48,10 +49,14 @@ def make_folder(folder: Path) -> None:
     Raises:
         OSError: it cannot be made, or the system could not write it.
     """
-    made = [each for each in (folder, *folder.parents) if not each.exists()]
-    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    for each in made:
+    missing = [each for each in (folder, *folder.parents) if not each.exists()]
+    # One after the other: a process that dies here leaves one name at most that is on no disk, the last that is there.
+    with contextlib.suppress(PermissionError):  # what lies where this user may not look, somebody else has made
+        sync_folder((missing[-1].parent if missing else folder).parent)
+    for each in reversed(missing):
+        each.mkdir(exist_ok=True, mode=0o700 if each is folder else 0o777)
         sync_folder(each.parent)
+    folder.mkdir(exist_ok=True, mode=0o700)  # where it is there, and no folder, this says so
 
 
 def is_there(path: Path) -> bool:

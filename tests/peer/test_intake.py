@@ -17,6 +17,7 @@ from ppdl_mq.wire.kinds import Kind, kinds_of
 from ppdl_mq.wire.messages import Confirm
 from tests.peer.desk import CHUNK_BYTES, NO_TRACE, Moment, desk_for, moments
 from tests.trial import identity_of
+from tests.writes import noted_writes
 
 MOMENTS: dict[tuple[str, Kind], Moment] = {
     (protocol, kind): moment
@@ -230,6 +231,21 @@ def test_what_was_not_flushed_comes_again(tmp_path: Path) -> None:
             assert desk.intake.complete() == []
         with desk_for(moment, tmp_path / str(len(parts))) as desk:
             desk.takes_the_original(parts)
+
+
+def test_a_file_of_a_process_that_died_gets_its_name_on_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its row may be committed and nothing synced: else a power cut could take a file whose parts are acknowledged."""
+    moment = MOMENTS["fully-connected", Kind.TURN]
+    parts = moment.parts(stride=40)
+    with desk_for(moment, tmp_path) as desk:
+        desk.take(parts[0])
+    assert list((tmp_path / "blobs").iterdir())
+    steps = noted_writes(monkeypatch, lambda path: path.name)
+    with desk_for(moment, tmp_path) as desk:
+        for part in parts:
+            desk.take(part)
+        desk.intake.flush()
+        assert steps.count("fsync blobs") == 1
 
 
 def test_parts_of_one_id_with_different_headers(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from ppdl_mq.config import limits
 from ppdl_mq.crypto.identity import Identity
 from ppdl_mq.crypto.secret import Secret
 from ppdl_mq.errors import AlreadyRunning, InTheWay, JournalError
-from ppdl_mq.peer import runner
+from ppdl_mq.peer import durable, runner
 from ppdl_mq.peer.blobs import INLINE_BYTES, Blobs
 from ppdl_mq.peer.journal import Journal, take_lock
 from ppdl_mq.peer.live import LiveMark, LiveSecrets, live_key
@@ -113,10 +113,23 @@ def test_the_names_of_folders_that_were_made_are_on_disk(tmp_path: Path, monkeyp
 
     monkeypatch.setattr(os, "fsync", noted)
     folder = tmp_path / "new" / "state"
-    for made in ([tmp_path / "new", tmp_path], []):  # the second time everything is there
+    # That of the last one which is there, too: a process that made it may have died before its name was on disk.
+    for made in ([tmp_path.parent, tmp_path, tmp_path / "new"], [tmp_path / "new"]):
         synced.clear()
         os.close(take_lock(folder))
         assert synced == made
+
+
+def test_a_folder_in_one_that_this_user_may_not_look_into_is_there_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(folder: Path) -> None:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(folder))
+
+    monkeypatch.setattr(durable, "sync_folder", refuse)
+    os.close(take_lock(tmp_path))
+    with pytest.raises(JournalError, match="Permission denied"):  # it would be made there, and must be on disk
+        take_lock(tmp_path / "state")
 
 
 def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
