@@ -66,18 +66,17 @@ class Fetcher:
         done: list[Delivery] = []
         others: list[Delivery] = []
         is_empty = False
-        try:
-            for _ in range(limits.RECEIVE_BATCH_PARTS):
-                delivery = self._transport.get(WEIGHTS)
-                if delivery is None:
-                    is_empty = True
-                    break
-                self.messages += 1
-                self.size_bytes += len(delivery.body)
-                if self._place(state, self._wanted, delivery, done, others):
-                    break
-        finally:
-            self._transport.requeue(others)
+        for _ in range(limits.RECEIVE_BATCH_PARTS):
+            delivery = self._transport.get(WEIGHTS)
+            if delivery is None:
+                is_empty = True
+                break
+            self.messages += 1
+            self.size_bytes += len(delivery.body)
+            if self._place(state, self._wanted, delivery, done, others):
+                break
+        # Not where this failed: the connection ends then, all goes back with it, and a full disk is what is to be told.
+        self._transport.requeue(others)
         self._intake.flush()
         self._transport.ack(done)
         kept = len(self._held) > kept_before
