@@ -175,7 +175,12 @@ class Runner(Assembly):
         # Who had an inbox and has none any more needs nothing: all keep theirs until they have all they need. But a
         # message comes back, too, from an inbox whose binding is gone, or that is on a node which is down.
         may_be_gone = self.driver.machine.may_be_gone(self.state, letter.kind, letter.recipient)
-        return (may_be_gone or self.state.phase is Phase.ENDED) and self.link.is_gone(letter.recipient)
+        if not (may_be_gone or self.state.phase is Phase.ENDED):
+            return False
+        try:
+            return self.link.is_gone(letter.recipient)
+        except RelayLost:  # what the relay has confirmed of the others is noted all the same; this one is tried again
+            return False
 
     def _note_sent(self, settled: list[tuple[Letter, Fate]]) -> None:
         """Tell the machine what the relay has confirmed, or nobody needs any more, in one transaction."""

@@ -33,7 +33,8 @@ class Stage:
         self.reasons: list[str | None] = []
         address = BrokerAddress.parse("amqp://anna@127.0.0.1/")
         self.link = Link(pika.ConnectionParameters(), address, lambda _: None, look=self._look)
-        self.link.connection = SimpleNamespace(bytes_received=0, unwritten_bytes=10**6)
+        self.hung_up: list[RelayLost] = []
+        self.link.connection = SimpleNamespace(bytes_received=0, unwritten_bytes=10**6, hang_up=self.hung_up.append)
 
     def _look(self) -> None:
         self.looks += 1
@@ -52,8 +53,10 @@ def stage(monkeypatch: pytest.MonkeyPatch) -> Iterator[Stage]:
 
 
 def test_is_said_after_a_while_and_ends_the_connection_after_a_longer_one(stage: Stage) -> None:
-    with pytest.raises(RelayLost):
+    with pytest.raises(RelayLost) as lost:
         stage.link.ask(lambda _: None)
+    stage.link._loop.process_timeouts()  # as its thread would
+    assert stage.hung_up == [lost.value]
     assert stage.looks == stillness.LOST_AFTER_S / LOOK_EVERY_S
     assert stage.reasons[:2] == [None, None]
     (said,) = set(stage.reasons[2:])

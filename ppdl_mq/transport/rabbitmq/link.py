@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, wait
+from functools import partial
 from typing import Any, Final
 
 import pika
@@ -156,7 +157,10 @@ class Link:
                 if has_come or self.unwritten_bytes < unwritten or self.blocked_reason is not None:
                     stillness.moves()
                 elif stillness.is_a_loss:
-                    raise RelayLost(f"The relay did not answer what it was asked for {LOST_AFTER_S:.0f} s.")
+                    error = RelayLost(f"The relay did not answer what it was asked for {LOST_AFTER_S:.0f} s.")
+                    # Who bears with the loss of one answer is not to wait as long for the next one.
+                    self.submit(partial(self.connection.hang_up, error))
+                    raise error
         finally:
             with self._lock:
                 del self._questions[answer]
