@@ -49,18 +49,18 @@ class Patience:
         if not waiting_for or time.monotonic() - max(news_at, self._asked_at) < self._now_s:
             return
         log.info("Nothing has come for %d s; asking %s again.", self._now_s, ", ".join(waiting_for))
-        self._now_s = min(limits.PATIENCE_LAST_S, self._now_s * 2)
         self._link.renew()
         self._ask()
+        self._now_s = min(limits.PATIENCE_LAST_S, self._now_s * 2)  # not where asking failed: nobody was asked
 
     def ask_for_what_was_lost(self) -> None:
         """Ask at once where a queue was gone."""
         if not self.has_lost_queue:
             return
-        self.has_lost_queue = False
         if waiting_for := self._driver.waiting_for():
             log.warning("A queue of ours was gone from the relay; asking %s again.", ", ".join(waiting_for))
             self._ask()
+        self.has_lost_queue = False
 
     def _ask(self) -> None:
         self._facts.asked_again += 1
