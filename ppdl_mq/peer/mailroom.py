@@ -12,7 +12,7 @@ from typing import Final
 from ppdl_mq.config import limits
 from ppdl_mq.config.differences import differences
 from ppdl_mq.config.manifest import Manifest
-from ppdl_mq.errors import Equivocation, LocalError, Malformed, ManifestMismatch, RemoteError
+from ppdl_mq.errors import Equivocation, LocalError, Malformed, ManifestMismatch, RelayError, RemoteError
 from ppdl_mq.peer.driver import Driver
 from ppdl_mq.peer.evidence import keep_evidence
 from ppdl_mq.peer.intake import Arrived, Intake
@@ -116,14 +116,17 @@ class Mailroom:
 
         Raises:
             Equivocation, ManifestMismatch: a peer does what ends the trial for this one; the evidence is on disk.
+            JournalError: it is not.
         """
         fatal: RemoteError | None = None
         try:
             with self._driver.batch():
                 fatal = self._offer_all()
-        finally:
-            if fatal is not None:
-                raise fatal
+        except RelayError:  # of an effect, and so after the commit
+            if fatal is None:
+                raise
+        if fatal is not None:
+            raise fatal
 
     def _offer_all(self) -> RemoteError | None:
         """Offer what is complete; return what ends the trial, instead of raising it: what led to it is to be kept."""
