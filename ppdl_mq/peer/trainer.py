@@ -90,7 +90,7 @@ class Trainer:
         except PpdlError as error:
             _let_go(error)
             self._inputs.put(TrainingFailed(error))
-        except (Exception, SystemExit) as error:  # what a model raises must reach the person, not a dead thread
+        except BaseException as error:  # what a model raises must reach the person, not a dead thread
             _let_go(error)
             # Not the exception's text: it may quote somebody's data.
             failed = TrainingError(f"Training failed with {type(error).__name__}.", hint="--debug shows where.")
