@@ -121,6 +121,11 @@ class Hands(ABC):
             result: what the job returned.
         """
 
+    @property
+    def wants_results(self) -> bool:
+        """Whether the machine has a use for what jobs come to: a failure of one that nobody wants ends no peer."""
+        return True
+
     def shared_addresses(self) -> tuple[str, ...]:
         """Return the addresses to declare beside the inbox, at each connecting."""
         return ()

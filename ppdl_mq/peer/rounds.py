@@ -124,7 +124,13 @@ class RoundHands(Hands):
             case Record():
                 self._rest.heard(effect)
             case KeepModel(slot=slot):  # a peer that leaves early has the weights of an earlier round
+                self.tools.trainer.clear(self.tools.pulse)  # and may still train: with the module that measures here
                 self.keep_model(effect, round=(slot.step + 1) // 2)
+
+    @property
+    def wants_results(self) -> bool:
+        """Not once this peer begins nothing any more: the machine passes over all of them then."""
+        return self.state.phase not in (Phase.CLOSING, Phase.ENDED, Phase.LEFT, Phase.ENDED_EARLY)
 
     def note(self, result: object) -> None:
         """Hand a result to the machine, and keep its byte string if the machine still wants it."""

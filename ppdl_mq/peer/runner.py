@@ -153,7 +153,7 @@ class Runner(Assembly):
                 match each:
                     case Worked(result=result):
                         self.hands.note(result)
-                    case TrainingFailed(error=error):
+                    case TrainingFailed(error=error) if self.hands.wants_results:
                         return error
 
     def _publish(self) -> None:
@@ -227,7 +227,7 @@ class Runner(Assembly):
                 self.hands.note(each.result)
         for each in inputs:
             match each:
-                case TrainingFailed(error=error):
+                case TrainingFailed(error=error) if self.hands.wants_results:
                     raise error
                 case StopAsked():
                     raise Interrupted(STOPPED)

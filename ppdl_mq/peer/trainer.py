@@ -71,6 +71,21 @@ class Trainer:
             if thread.is_alive():
                 log.info("A step of training that takes long is given up: it is done again from the last checkpoint.")
 
+    def clear(self, pulse: Callable[[], None]) -> None:
+        """Have the job end early and drop the others, and return when none runs: nobody wants their results any more.
+
+        Args:
+            pulse: called again and again while a step that takes long is waited for; what it raises ends the wait.
+        """
+        if self._thread is None:
+            return
+        self._stop.set()
+        self._jobs.put(None)
+        while self._thread.is_alive():
+            pulse()
+            self._thread.join(limits.LOOK_S)
+        self._thread, self._stop = None, threading.Event()
+
     def _run(self) -> None:
         while (taken := self._jobs.get()) is not None:
             job, held = taken

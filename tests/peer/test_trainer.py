@@ -83,6 +83,30 @@ def test_a_stop_ends_the_job_and_begins_no_other() -> None:
     assert left == ["first", "second"]
 
 
+def test_it_is_cleared_when_the_job_has_ended_and_takes_others_then() -> None:
+    inputs: queue.SimpleQueue[Any] = queue.SimpleQueue()
+    trainer = Trainer(cast("Inputs", inputs))
+    left: list[str] = []
+    has_begun, goes_on = threading.Event(), threading.Event()
+
+    def long(stop: threading.Event) -> object:
+        has_begun.set()
+        assert stop.wait(10)
+        assert goes_on.wait(10)
+        raise Interrupted("stopped")
+
+    trainer.clear(lambda: None)  # nothing was ever begun
+    trainer.submit(long, held(left, "first"))
+    trainer.submit(lambda _: "never", held(left, "second"))
+    assert has_begun.wait(10)
+    trainer.clear(goes_on.set)  # it looks round while it waits
+    assert left == ["first", "second"]
+    trainer.submit(lambda stop: stop.is_set())
+    assert inputs.get(timeout=10) == Worked(False)
+    trainer.stop()
+    assert inputs.empty()
+
+
 def mapped(path: Path) -> tuple[ExitStack, memoryview]:
     """Map a file as the journal's blobs are mapped for a job; with what gives it back."""
     path.write_bytes(bytes(100))

@@ -362,26 +362,38 @@ class Jobs:
         self._node = inputs._node
         self._waiting: deque[tuple[Callable[..., object], ExitStack]] = deque()
         self._is_over = self._is_busy = False
+        self._batch = 0  # those submitted since all were dropped last
         inputs.jobs = self
 
     def submit(self, job: Callable[..., object], held: ExitStack | None = None) -> None:
         self._waiting.append((job, held or ExitStack()))
         self._begin()
 
+    def clear(self, pulse: Callable[[], None]) -> None:
+        pulse()
+        self._batch += 1
+        self._is_busy = False
+        self._let_go()
+
     def stop(self) -> None:
         self.drop()
 
     def drop(self) -> None:
         self._is_over = True
+        self._let_go()
+
+    def _let_go(self) -> None:
         while self._waiting:
             self._waiting.popleft()[1].close()
 
     def _begin(self) -> None:
         if self._waiting and not self._is_busy and not self._is_over:
             self._is_busy = True
-            self._node.simulation.scheduler.at(self._node.simulation.work_s(), self._do)
+            self._node.simulation.scheduler.at(self._node.simulation.work_s(), self._do, self._batch)
 
-    def _do(self) -> None:
+    def _do(self, batch: int) -> None:
+        if batch != self._batch:  # it was ended early
+            return
         self._is_busy = False
         if self._is_over:
             return
