@@ -172,7 +172,7 @@ class Hands(ABC):
         """
 
     def keep_model(self, effect: KeepModel, **facts: Any) -> None:
-        """Write the trial's result, unless it is there already and whole, and note how good it is.
+        """Note how good the trial's result is, and write it, unless it is there already and whole.
 
         Args:
             effect: names it.
@@ -193,20 +193,21 @@ class Hands(ABC):
             evaluation = tools.worker.evaluate(weights, between=tools.pulse)
             # One entry: safetensors writes several in any order, and equal models should be equal files.
             metadata = {"ppdl-mq": json.dumps(inside, sort_keys=True)}
+            # Before the file, which the next run passes over: whoever dies in between has this line twice, not never.
+            tools.progress.note(
+                "final",
+                **facts,
+                digest=effect.digest.hex(),
+                holdout_loss=evaluation.loss,
+                holdout_accuracy=evaluation.accuracy,
+                holdout_samples=evaluation.samples,
+            )
             try:
                 save_model(self.model_path, tools.worker.layout, weights, metadata)
             except ModelError as error:
                 if (fault := system_fault(error.__cause__)) is None:
                     raise
                 raise write_error(f"The model {self.model_path}", fault) from error
-        tools.progress.note(
-            "final",
-            **facts,
-            digest=effect.digest.hex(),
-            holdout_loss=evaluation.loss,
-            holdout_accuracy=evaluation.accuracy,
-            holdout_samples=evaluation.samples,
-        )
 
     def _is_kept(self, weights: memoryview) -> bool:
         """Tell whether the file of the result holds these weights: it may lie there for years before it is used."""
