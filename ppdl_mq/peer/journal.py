@@ -89,14 +89,12 @@ class Journal:
                     hint="Take part in a renewed trial: `ppdl-mq trial renew`, and send it round.",
                 )
             self.db = self._open(trial_id, identity)
-        except (sqlite3.Error, UnicodeDecodeError) as fault:  # UnicodeDecodeError: SQLite's own words quote a schema
-            os.close(self._lock)
-            raise self.damaged(fault) from None
-        except OSError as fault:
-            os.close(self._lock)
-            raise write_error(f"The journal in {folder}", fault) from None
-        except JournalError:
-            os.close(self._lock)
+        except BaseException as fault:
+            os.close(self._lock)  # whatever escapes: else this process would keep the next one out
+            if isinstance(fault, sqlite3.Error | UnicodeDecodeError):  # the second: SQLite's own words quote a schema
+                raise self.damaged(fault) from None
+            if isinstance(fault, OSError):
+                raise write_error(f"The journal in {folder}", fault) from None
             raise
 
     def close(self) -> None:
@@ -311,7 +309,7 @@ class Journal:
 
 
 def _first_fault(db: sqlite3.Connection) -> str | None:
-    """Return what SQLite finds wrong in its pages, or the first column with a value that is not of its type."""
+    """Return what SQLite finds wrong in its pages, or the first column with a value that was never put there."""
     (found,) = db.execute("PRAGMA quick_check(1)").fetchone()
     if found != "ok":
         return " ".join(str(found).split())  # it may have several lines
@@ -320,6 +318,10 @@ def _first_fault(db: sqlite3.Connection) -> str | None:
             odd = f"SELECT count(*) FROM {table} WHERE typeof({column}) NOT IN (?, 'null')"  # noqa: S608 (our own names)
             if db.execute(odd, (kind.lower(),)).fetchone()[0]:
                 return f"{table}.{column} holds what was never put there"
+            # It reads as infinity; SQLite keeps what is no number as NULL.
+            infinite = f"SELECT count(*) FROM {table} WHERE abs({column}) = 9e999"  # noqa: S608
+            if kind == "REAL" and db.execute(infinite).fetchone()[0]:
+                return f"{table}.{column} holds what is no number"
     return None
 
 
@@ -337,19 +339,19 @@ def take_lock(folder: Path) -> int:
     except OSError as fault:
         raise write_error(f"The state folder {folder}", fault) from None
     try:
-        is_taken = _is_taken(lock)
-    except OSError as fault:
+        if not _is_taken(lock):
+            raise AlreadyRunning(
+                f"Another process already runs this trial in {folder}.",
+                hint="See `ppdl-mq peer status`; stop that process first.",
+            )
+        with contextlib.suppress(OSError):  # it is only told to people, and a full disk is met by what matters
+            os.truncate(lock, 0)
+            os.pwrite(lock, f"{os.getpid()}\n".encode(), 0)
+    except BaseException as fault:
         os.close(lock)
-        raise write_error(f"The lock of the state folder {folder}", fault, done="taken") from None
-    if not is_taken:
-        os.close(lock)
-        raise AlreadyRunning(
-            f"Another process already runs this trial in {folder}.",
-            hint="See `ppdl-mq peer status`; stop that process first.",
-        )
-    with contextlib.suppress(OSError):  # it is only told to people, and a full disk is met by what matters
-        os.truncate(lock, 0)
-        os.pwrite(lock, f"{os.getpid()}\n".encode(), 0)
+        if isinstance(fault, OSError):
+            raise write_error(f"The lock of the state folder {folder}", fault, done="taken") from None
+        raise
     return lock
 
 

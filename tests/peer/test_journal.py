@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 import psutil
@@ -18,11 +19,12 @@ import pytest
 from ppdl_mq.config import limits
 from ppdl_mq.crypto.identity import Identity
 from ppdl_mq.crypto.secret import Secret
-from ppdl_mq.errors import AlreadyRunning, InTheWay, JournalError
+from ppdl_mq.errors import AlreadyRunning, InTheWay, JournalError, Malformed
 from ppdl_mq.peer import durable, runner
 from ppdl_mq.peer.blobs import INLINE_BYTES, Blobs
 from ppdl_mq.peer.journal import Journal, take_lock
 from ppdl_mq.peer.live import LiveMark, LiveSecrets, live_key
+from ppdl_mq.peer.quarantine import Quarantine
 from ppdl_mq.protocol.events import Started
 from ppdl_mq.protocol.phases import Phase
 from ppdl_mq.protocol.sequential import SequentialMachine
@@ -223,6 +225,25 @@ def test_what_is_no_file_in_its_place_is_damage(tmp_path: Path, what: str) -> No
         with pytest.raises(JournalError) as caught:
             opened(tmp_path)
         assert not isinstance(caught.value, (InTheWay, AlreadyRunning))
+
+
+@pytest.mark.parametrize("at", ["9e999", "-9e999"])
+def test_a_number_without_end_is_damage(tmp_path: Path, at: str) -> None:
+    journal = opened(tmp_path)
+    Quarantine(journal).add(Malformed("It does not decode."), b"")
+    journal.close()
+    with closing(sqlite3.connect(tmp_path / "journal.sqlite")) as db, db:
+        db.execute(f"UPDATE refused SET at = {at}")
+    with pytest.raises(JournalError, match=r"refused\.at"):
+        opened(tmp_path)
+
+
+def test_whatever_keeps_it_from_being_opened_the_lock_is_free(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Journal, "_prepare", lambda *_, **__: 1 // 0)
+    with pytest.raises(ZeroDivisionError):
+        opened(tmp_path)
+    monkeypatch.undo()
+    opened(tmp_path).close()
 
 
 @pytest.mark.parametrize("is_empty", [False, True])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import queue
 import sqlite3
 from collections import deque
@@ -206,11 +205,7 @@ class Node:
 
     def _one_life(self) -> None:
         simulation, manifest = self.simulation, self.simulation.manifest
-        try:
-            journal = Journal(self.folder, trial_id=self.terms.trial_id, identity=simulation.identities[self.name])
-        except Killed:
-            self._release_lock()
-            raise
+        journal = Journal(self.folder, trial_id=self.terms.trial_id, identity=simulation.identities[self.name])
         try:
             self.runner = Runner(
                 self.terms,
@@ -229,12 +224,6 @@ class Node:
             raise journal.damaged(fault) from None
         finally:
             journal.close()
-
-    def _release_lock(self) -> None:
-        """Do what the system does for a process that is gone."""
-        for handle, what in self.handles.items():
-            if what == "lock":
-                os.close(handle)
 
     def _is_gone(self) -> None:
         """Let the relay notice, in its own time."""
