@@ -72,7 +72,12 @@ class Checkpoints:
             if not stat.S_ISREG(status.st_mode) or not status.st_size:
                 yield memoryview(b"")
                 return
-            with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped, memoryview(mapped) as view:
+            try:
+                mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+            except (OSError, ValueError):  # no memory; or it is empty by now
+                yield memoryview(b"")
+                return
+            with mapped, memoryview(mapped) as view:
                 yield view
 
     def save(self, number: int, pieces: Iterable[Buffer]) -> bool:

@@ -18,6 +18,7 @@ import pytest
 from ppdl_mq.config.reading import read_settings
 from ppdl_mq.config.settings_text import settings_text
 from ppdl_mq.errors import PeerFileError
+from ppdl_mq.peer import checkpoints
 from ppdl_mq.peer.checkpoints import Checkpoints
 from ppdl_mq.peer.runner import Runner
 from ppdl_mq.training import order
@@ -105,6 +106,16 @@ def test_what_is_no_plain_file_is_damaged(shelf: Checkpoints, tmp_path: Path) ->
     assert content(shelf, 1) == b""
     path.unlink()
     path.touch()
+    assert content(shelf, 1) == b""
+
+
+def test_what_cannot_be_mapped_is_damaged(shelf: Checkpoints, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "turn-1.checkpoint").write_bytes(b"x")
+
+    def no_memory(*_: Any, **__: Any) -> Any:
+        raise OSError(errno.ENOMEM, "Cannot allocate memory")
+
+    monkeypatch.setattr(checkpoints.mmap, "mmap", no_memory)
     assert content(shelf, 1) == b""
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import collections
+import errno
+import os
 import random
 import socket
 import ssl
@@ -38,9 +40,7 @@ class Session:
     failing: Failing
     tried: list[str]
 
-    def __init__(
-        self, broker: BrokerAddress, _: Names, __: str, look: Callable[[], None], *, where: str, message_bytes: int
-    ) -> None:
+    def __init__(self, broker: BrokerAddress, _: Names, __: str, look: Callable[[], None], **___: object) -> None:
         (self._host,) = broker.hosts
         self._look = look
         self.link = self
@@ -131,6 +131,25 @@ def test_a_peer_that_is_stopped_tries_no_more_hosts(failing: Failing) -> None:
     with pytest.raises(Interrupted):
         transport.connect()
     assert len(Session.tried) == 1
+
+
+@pytest.mark.parametrize(
+    ("where", "fault"),
+    [
+        ("ppdl_mq.transport.rabbitmq.link.IOLoop", OSError(errno.EMFILE, os.strerror(errno.EMFILE))),
+        ("threading.Thread.start", RuntimeError("can't start new thread")),
+    ],
+    ids=["no file", "no thread"],
+)
+def test_for_want_of_files_or_threads_it_is_tried_again(
+    monkeypatch: pytest.MonkeyPatch, where: str, fault: Exception
+) -> None:
+    def refuse(*_: object) -> None:
+        raise fault
+
+    monkeypatch.setattr(where, refuse)
+    with pytest.raises(RelayUnreachable, match="was not asked"):
+        transport_to(BrokerAddress.parse("amqp://guest@127.0.0.1/")).connect()
 
 
 @contextmanager

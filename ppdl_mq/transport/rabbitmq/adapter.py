@@ -16,7 +16,7 @@ from pika.channel import Channel
 from ppdl_mq.config import limits
 from ppdl_mq.config.broker import BrokerAddress
 from ppdl_mq.config.hosts import Host
-from ppdl_mq.errors import NotTaken, RelayError, RelayLost, Unroutable
+from ppdl_mq.errors import NotTaken, RelayError, RelayLost, RelayUnreachable, Unroutable
 from ppdl_mq.transport.address import Names
 from ppdl_mq.transport.base import Delivery, Transport, held_at_once
 from ppdl_mq.transport.rabbitmq.errors import channel_error, none_lets_us_in
@@ -120,16 +120,18 @@ class RabbitMQTransport(Transport):
             host = self._hosts[self._next]
             self._next = (self._next + 1) % len(self._hosts)
             where = str(host) if len(self._hosts) > 1 else ""
-            session = _Session(
-                self._broker.at(host),
-                self._names,
-                self._peer,
-                self._waits,
-                where=where,
-                message_bytes=self._message_bytes,
-            )
             try:
+                session = _Session(
+                    self._broker.at(host),
+                    self._names,
+                    self._peer,
+                    self._waits,
+                    where=where,
+                    message_bytes=self._message_bytes,
+                )
                 session.link.open()
+            except OSError as error:  # of this process: too many open files
+                failures.append(RelayUnreachable(f"{where or self._broker} was not asked: {error.strerror}."))
             except RelayError as error:
                 failures.append(error)
             else:

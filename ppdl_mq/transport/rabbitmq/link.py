@@ -90,7 +90,11 @@ class Link:
             RelayUnreachable: nobody answers within `limits.HOST_S`.
             RelayRefused: wrong credentials, no such vhost, TLS failure.
         """
-        self._thread.start()
+        try:
+            self._thread.start()
+        except RuntimeError as error:
+            self._loop.close()
+            raise RelayUnreachable(f"{self._where or self._broker} was not asked: no thread can be begun.") from error
         deadline = time.monotonic() + limits.HOST_S  # pika bounds each address of a host, not all, nor its resolution
         try:
             while not wait([self._opening], timeout=limits.LOOK_S).done:

@@ -67,8 +67,11 @@ def round_trip(session: Session, broker: BrokerAddress, wanted: Wanted | None, c
         yield way
         return
     what = f"{_chunks(chunk_bytes)} chunks of {chunk_bytes} bytes"
-    with session.within(_LONG_S):
-        finding = _tried(session, channel, way, broker, what, lambda: _measure(channel, way, broker, chunk_bytes))
+    try:
+        with session.within(_LONG_S):
+            finding = _tried(session, channel, way, broker, what, lambda: _measure(channel, way, broker, chunk_bytes))
+    except Late:  # nothing can be taken back either
+        finding = _late(way, what)
     yield finding
 
 
@@ -83,8 +86,11 @@ def short_trip(session: Session, broker: BrokerAddress, wanted: Wanted) -> Itera
     if isinstance(way, Finding):
         return
     what = f"{_SMALL} small messages"
-    with session.within(_SOON_S):
-        finding = _tried(session, channel, way, broker, what, lambda: _pass_through(channel, way, broker))
+    try:
+        with session.within(_SOON_S):
+            finding = _tried(session, channel, way, broker, what, lambda: _pass_through(channel, way, broker))
+    except Late:  # nothing can be taken back either
+        finding = _late(way, what)
     if finding.result in ("warn", "fail"):
         yield finding
 
@@ -111,23 +117,25 @@ def _tried(
         )
     except amqp.ConnectionBlockedTimeout as error:
         raise Blocked("it does not say why") from error
-    except Late:  # nothing can be taken back either
-        return Finding(
-            check="round trip",
-            result="fail",
-            says=f"The queue {way.queue} does not take {what}: it does not answer.",
-            todo="Peers wait until it does. Is a node of the broker down, and with it most copies of the queue?",
-            line="rabbitmq-diagnostics cluster_status",
-            passes=True,
-        )
     except amqp.UnroutableError:
         finding = _unroutable(session, way, broker)
     except amqp.AMQPError as error:
         finding = _fault(error, way, broker, what)
     if finding.result != "pass" and channel.is_open:
-        with contextlib.suppress(amqp.AMQPError):
+        with contextlib.suppress(amqp.AMQPError, Late):  # what was found is to be told
             _take_back(channel, way)
     return finding
+
+
+def _late(way: _Way, what: str) -> Finding:
+    return Finding(
+        check="round trip",
+        result="fail",
+        says=f"The queue {way.queue} does not take {what}: it does not answer.",
+        todo="Peers wait until it does. Is a node of the broker down, and with it most copies of the queue?",
+        line="rabbitmq-diagnostics cluster_status",
+        passes=True,
+    )
 
 
 def _unroutable(session: Session, way: _Way, broker: BrokerAddress) -> Finding:
@@ -193,7 +201,10 @@ def _way(session: Session, channel: BlockingChannel, wanted: Wanted | None) -> _
 def _own_queue(session: Session, channel: BlockingChannel) -> _Way | Finding:
     name = probes.new_word()
     if probes.may_make_queue(session, name) and not probes.publish_refused(session, "", name).denied:
-        channel.queue_declare(name, exclusive=True)
+        try:
+            channel.queue_declare(name, exclusive=True)
+        except amqp.AMQPError as error:
+            raise channel_error(error, name) from error
         return _Way("", name, name)
     return Finding(
         check="round trip",

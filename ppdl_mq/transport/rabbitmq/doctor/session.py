@@ -118,15 +118,21 @@ class Session:
             channel.close()
         except amqp.ChannelClosedByBroker as error:
             return Reply(error.reply_code, error.reply_text)
-        except amqp.ConnectionBlockedTimeout as error:
-            raise Blocked(self._why_blocked or "it does not say why") from error
         except amqp.AMQPError as error:
-            raise lost(error) from error
+            raise self._broken(error) from error
         return Reply(_OK, value=value)
 
     def channel(self) -> BlockingChannel:
-        """Open a channel for more than one question; what it raises is pika's."""
-        return self._connection.channel()
+        """Open a channel for more than one question; what is raised by those is pika's.
+
+        Raises:
+            Blocked: the broker takes no messages.
+            RelayError: the connection broke.
+        """
+        try:
+            return self._connection.channel()
+        except amqp.AMQPError as error:
+            raise self._broken(error) from error
 
     @contextlib.contextmanager
     def within(self, seconds: float) -> Iterator[None]:
@@ -137,6 +143,11 @@ class Session:
             yield
         finally:
             inner._adapter_remove_timeout(timer)
+
+    def _broken(self, error: amqp.AMQPError) -> Exception:
+        if isinstance(error, amqp.ConnectionBlockedTimeout):
+            return Blocked(self._why_blocked or "it does not say why")
+        return lost(error)
 
     def _on_blocked(self, _: object, frame: Any) -> None:
         self._why_blocked = str(frame.method.reason)
