@@ -6,7 +6,7 @@ Source: docs/PROTOCOL.md, section 8, `server-aided`.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from ppdl_mq.config import limits
@@ -22,6 +22,8 @@ from ppdl_mq.wire.header import split_part
 _FIRST_DELAY_S: Final = 0.02
 _LAST_DELAY_S: Final = 2.0
 
+Refused = Sequence[tuple[RemoteError, bytes]]
+
 
 class Fetcher:
     """Empties `weights` of one turn.
@@ -29,10 +31,10 @@ class Fetcher:
     Args:
         transport: to the relay.
         intake: assembles.
-        refuse: is given what else lies there, and why it is refused.
+        refuse: is given what else lies there: why each is refused, and how it begins.
     """
 
-    def __init__(self, transport: Transport, intake: Intake, refuse: Callable[[RemoteError, bytes], object]) -> None:
+    def __init__(self, transport: Transport, intake: Intake, refuse: Callable[[Refused], object]) -> None:
         self._transport = transport
         self._intake = intake
         self._refuse = refuse
@@ -65,6 +67,7 @@ class Fetcher:
         kept_before = len(self._held)
         done: list[Delivery] = []
         others: list[Delivery] = []
+        refused: list[tuple[RemoteError, bytes]] = []
         is_empty = False
         for _ in range(limits.RECEIVE_BATCH_PARTS):
             delivery = self._transport.get(WEIGHTS)
@@ -73,10 +76,17 @@ class Fetcher:
                 break
             self.messages += 1
             self.size_bytes += len(delivery.body)
-            if self._place(state, self._wanted, delivery, done, others):
-                break
+            taken = Delivery(b"", delivery.tag)  # the bytes of all these would be as much again as the model
+            try:
+                if self._place(state, self._wanted, delivery.body, taken, done, others):
+                    break
+            except RemoteError as error:
+                refused.append((error, delivery.body[: limits.MAX_REFUSED_HEAD_BYTES]))
+                done.append(taken)
         # Not where this failed: the connection ends then, all goes back with it, and a full disk is what is to be told.
         self._transport.requeue(others)
+        if refused:
+            self._refuse(refused)
         self._intake.flush()
         self._transport.ack(done)
         kept = len(self._held) > kept_before
@@ -85,26 +95,32 @@ class Fetcher:
         return kept
 
     def _place(
-        self, state: SessionState, fetch: Fetch, delivery: Delivery, done: list[Delivery], others: list[Delivery]
+        self,
+        state: SessionState,
+        fetch: Fetch,
+        body: bytes,
+        taken: Delivery,
+        done: list[Delivery],
+        others: list[Delivery],
     ) -> bool:
-        """Put one delivery where it belongs; return whether the wanted message is whole with it."""
-        try:
-            header, _, _ = split_part(delivery.body)
-            if header.message_id == fetch.message_id and header.turn == fetch.turn:
-                if self._intake.take(state, delivery.body, came_to=WEIGHTS) is None:
-                    done.append(delivery)  # it is in the journal already
-                else:
-                    self._held.append(Delivery(b"", delivery.tag))  # the bytes would be the model once more
-                return self._intake.has_whole(header)
-            if header.turn < fetch.turn:
-                done.append(delivery)
-            elif len(others) < limits.MAX_OPEN_MESSAGES_PER_SENDER:
-                others.append(delivery)
+        """Put one delivery where it belongs; return whether the wanted message is whole with it.
+
+        Raises:
+            RemoteError: it is refused.
+        """
+        header, _, _ = split_part(body)
+        if header.message_id == fetch.message_id and header.turn == fetch.turn:
+            if self._intake.take(state, body, came_to=WEIGHTS) is None:
+                done.append(taken)  # it is in the journal already
             else:
-                raise Malformed("The queue of weights holds too much that is of no turn of now.")
-        except RemoteError as error:
-            self._refuse(error, delivery.body)
-            done.append(delivery)
+                self._held.append(taken)
+            return self._intake.has_whole(header)
+        if header.turn < fetch.turn:
+            done.append(taken)
+        elif len(others) < limits.MAX_OPEN_MESSAGES_PER_SENDER:
+            others.append(taken)
+        else:
+            raise Malformed("The queue of weights holds too much that is of no turn of now.")
         return False
 
     def next_sweep_s(self) -> float | None:

@@ -42,7 +42,7 @@ class Tools:
         manifest: of the trial.
         journal: open; for transactions of one's own, and its folder.
         driver: `post` an event here, with what belongs to it in `also`.
-        mailroom: `work` after something was put into the intake beside the inbox; `refuse` what is no good.
+        mailroom: `work` after something was put into the intake beside the inbox; `refuse_all` that is no good.
         intake: takes parts.
         slots: the byte strings of the machine.
         progress: `note` what people and programs want to follow.

@@ -270,6 +270,12 @@ class Mailroom:
         self.manifests = others | ({name: fields} if fields else {})
         self._journal.keep_secret_fact(_MANIFESTS_FACT, {other: list(known) for other, known in self.manifests.items()})
 
+    def refuse_all(self, refused: Iterable[tuple[RemoteError, bytes]]) -> None:
+        """Refuse several messages with one sync of the disk."""
+        with self._journal.transaction():
+            for error, message in refused:
+                self.refuse(error, message)
+
     def refuse(self, error: RemoteError, message: bytes) -> None:
         """Count what is refused, set it aside while there is room, and say so now and then."""
         count = self._quarantine.add(error, message)

@@ -60,7 +60,7 @@ class TurnHands(Hands):
 
     def __init__(self, tools: Tools) -> None:
         super().__init__(tools)
-        self.fetcher = Fetcher(tools.transport, tools.intake, tools.mailroom.refuse)
+        self.fetcher = Fetcher(tools.transport, tools.intake, tools.mailroom.refuse_all)
 
     def carry_out(self, effect: Effect) -> None:
         """Train, fetch, and tend the queue of the weights."""

@@ -36,7 +36,7 @@ def test_a_connection_that_breaks_does_not_hide_a_full_disk(tmp_path: Path, monk
     moment = moments("server-aided")[Kind.TURN]
     with desk_for(moment, tmp_path) as desk:
         transport = cast("Any", Breaking(moment.parts(stride=40)))
-        fetcher = Fetcher(transport, desk.intake, desk.quarantine.add)
+        fetcher = Fetcher(transport, desk.intake, lambda refused: [desk.quarantine.add(*each) for each in refused])
         fetcher.want(Fetch(turn=moment.letter.send.turn, message_id=moment.letter.message_id))
 
         def full(*_: object) -> None:

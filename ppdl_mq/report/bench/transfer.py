@@ -23,11 +23,10 @@ from ppdl_mq.config import limits
 from ppdl_mq.crypto.seal import open_sealed
 from ppdl_mq.errors import RelayLost, Unroutable
 from ppdl_mq.peer.blobs import Blobs
-from ppdl_mq.peer.fetcher import Fetcher
+from ppdl_mq.peer.fetcher import Fetcher, Refused
 from ppdl_mq.peer.intake import Intake
 from ppdl_mq.peer.journal import Journal
 from ppdl_mq.peer.outbox import Fate, Outbox
-from ppdl_mq.peer.quarantine import Quarantine
 from ppdl_mq.peer.slots import Slots
 from ppdl_mq.protocol.effects import Fetch, Send
 from ppdl_mq.protocol.keyring import Keyring
@@ -238,12 +237,17 @@ class _JournalledReceiver(_Journalled):
 
     def _fetch(self) -> None:
         (notice,) = _batch(self.transport)
-        fetcher = Fetcher(self.transport, self._intake, Quarantine(self.journal).add)
+        fetcher = Fetcher(self.transport, self._intake, _fail)
         fetcher.want(Fetch(turn=TURN, message_id=notice.body))
         self.transport.ack([notice])
         while not self._intake.complete():
             fetcher.sweep(self.state)
         fetcher.release()
+
+
+def _fail(refused: Refused) -> None:
+    for error, _ in refused:
+        raise error
 
 
 def _batch(transport: Transport) -> list[Delivery]:
