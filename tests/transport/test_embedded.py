@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import signal
 import sqlite3
@@ -10,13 +11,17 @@ import stat
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from ppdl_mq.errors import RelayError, RelayLost, RelayRefused, RelayUnreachable
+from ppdl_mq.config import limits
+from ppdl_mq.errors import Interrupted, RelayError, RelayLost, RelayRefused, RelayUnreachable
 from ppdl_mq.transport.address import Names
-from ppdl_mq.transport.embedded import EmbeddedTransport
+from ppdl_mq.transport.embedded import EmbeddedTransport, store
 from ppdl_mq.transport.embedded.store import folder_of, opening_error, working_error
 from tests.transport.relays import SOON_S, bodies, receive_all
 
@@ -194,6 +199,49 @@ def test_no_file_is_left_open_or_behind(path: Path) -> None:
             transport.declare("a")
     assert open_files() == before
     assert {file.name for file in path.parent.iterdir()} == {"relay.db", "relay.db.d"}
+
+
+@contextmanager
+def opened_by_another(path: Path) -> Iterator[int]:
+    """Another process is at the first steps of opening the file, and stays there."""
+    opened(path).close()
+    with (folder_of(path) / "open.lock").open("w") as turn:
+        fcntl.flock(turn, fcntl.LOCK_EX)
+        yield turn.fileno()
+
+
+def test_whoever_is_stopped_while_he_opens_it_holds_others_up_for_a_while_only(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 0.0
+    looks: list[float] = []
+
+    def sleep(seconds: float) -> None:
+        nonlocal now
+        now += seconds
+
+    monkeypatch.setattr(store, "time", SimpleNamespace(monotonic=lambda: now, sleep=sleep))
+    with opened_by_another(path):
+        transport = EmbeddedTransport(path, NAMES)
+        transport.look_round(lambda: looks.append(now))
+        with pytest.raises(RelayUnreachable, match="Another process"):
+            transport.connect()
+    assert now == pytest.approx(10.0, abs=0.1)
+    assert len(looks) >= 10 / limits.LOOK_S
+    opened(path).close()
+
+
+def test_a_peer_that_waits_for_it_can_be_stopped_or_gets_its_turn(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stop() -> None:
+        raise Interrupted("stopped")
+
+    with opened_by_another(path) as turn:
+        transport = EmbeddedTransport(path, NAMES)
+        transport.look_round(stop)
+        with pytest.raises(Interrupted):
+            transport.connect()
+        monkeypatch.setattr(store.time, "sleep", lambda _: fcntl.flock(turn, fcntl.LOCK_UN))
+        opened(path).close()
 
 
 def test_something_else_than_a_relay_is_refused(tmp_path: Path) -> None:

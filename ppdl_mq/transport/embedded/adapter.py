@@ -49,7 +49,7 @@ class EmbeddedTransport(Transport):
     def connect(self) -> None:
         self.close()
         with self._lock:
-            self._database = open_store(self._path)
+            self._database = open_store(self._path, self._waits)
             try:
                 self._holder = Holder(self._folder)
             except OSError as error:

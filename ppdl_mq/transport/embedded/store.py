@@ -12,6 +12,8 @@ import errno
 import fcntl
 import os
 import sqlite3
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
@@ -19,6 +21,8 @@ from ppdl_mq.errors import RelayError, RelayLost, RelayRefused, RelayUnreachable
 
 _APPLICATION_ID: Final = 0x7070646C  # "ppdl", in the file's header
 _VERSION: Final = 1
+_TURN_S: Final = 10.0  # for what takes milliseconds: whoever keeps it up so long is stopped, or his disk hangs
+_TURN_PAUSE_S: Final = 0.05
 _BUSY_S: Final = 30.0  # a writer waits for another writer at most so long; each writes one message at a time
 
 # Bodies stand apart, so that marking a message as handed out does not rewrite a megabyte.
@@ -39,8 +43,12 @@ def folder_of(path: Path) -> Path:
     return path.with_name(path.name + ".d")
 
 
-def open_store(path: Path) -> sqlite3.Connection:
+def open_store(path: Path, look: Callable[[], None] = lambda: None) -> sqlite3.Connection:
     """Open the relay's file, making it where it is missing: the folder with mode 0700, the file with 0600.
+
+    Args:
+        path: of the file.
+        look: called again and again while another process opens it; what it raises ends the wait.
 
     Raises:
         RelayUnreachable: it cannot be opened now, for instance because the disk is full.
@@ -53,7 +61,7 @@ def open_store(path: Path) -> sqlite3.Connection:
         folder_of(path).mkdir(mode=0o700, exist_ok=True)
         # SQLite's own waiting does not cover the change to WAL, so the first steps are taken one process at a time.
         with (folder_of(path) / "open.lock").open("w") as turn:
-            fcntl.flock(turn, fcntl.LOCK_EX)
+            _wait_for(turn.fileno(), path, look)
             # Only a missing file is made here: to open and close one would drop every lock that SQLite holds on it for
             # an earlier connection of this process, as POSIX has it, and another process would delete its WAL.
             with contextlib.suppress(FileExistsError):
@@ -69,6 +77,21 @@ def open_store(path: Path) -> sqlite3.Connection:
         raise opening_error(error, path) from error
     except OSError as error:
         raise os_error(error, path) from error
+
+
+def _wait_for(turn: int, path: Path, look: Callable[[], None]) -> None:
+    ends_at = time.monotonic() + _TURN_S
+    while True:
+        with contextlib.suppress(BlockingIOError):
+            fcntl.flock(turn, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        if time.monotonic() >= ends_at:
+            raise RelayUnreachable(
+                f"Another process has been opening the relay's file {path} for {_TURN_S:.0f} s.",
+                hint="Is one of the peers here suspended?",
+            )
+        look()
+        time.sleep(_TURN_PAUSE_S)
 
 
 def _prepare(database: sqlite3.Connection, path: Path) -> None:
