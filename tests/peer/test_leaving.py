@@ -11,6 +11,7 @@ import pytest
 
 from ppdl_mq.errors import Interrupted, RelayError, RelayLost, RelayRefused
 from ppdl_mq.protocol.phases import Phase
+from ppdl_mq.protocol.terms import WEIGHTS
 from ppdl_mq.transport.memory import MemoryRelay, MemoryTransport
 from ppdl_mq.wire.header import decode_header
 from ppdl_mq.wire.kinds import Kind
@@ -151,6 +152,25 @@ def test_what_is_removed_or_refused_is_not_tried_again(
     trial.run_one("anna")
     assert not trial.errors
     assert not later.deleted
+
+
+class Keeping(Leaving):
+    """The relay gives no right to remove the queue of the weights."""
+
+    def delete(self, address: str) -> None:
+        if address == WEIGHTS:
+            raise REFUSED
+        super().delete(address)
+
+
+def test_a_queue_of_the_weights_that_stays_keeps_no_inbox(
+    make: Make, relay: MemoryRelay, caplog: pytest.LogCaptureFixture
+) -> None:
+    trial = make(Leaving(relay), "server-aided")
+    trial.transport_for = lambda _: Keeping(relay)
+    trial.run()
+    assert list(relay.queues) == [WEIGHTS]
+    assert "its queues remain at the relay: No right to." in caplog.text
 
 
 def test_a_peer_that_is_stopped_while_it_leaves_goes_on_with_that(
