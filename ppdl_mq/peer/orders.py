@@ -84,13 +84,18 @@ def take_orders(folder: Path) -> list[Order]:
 
 
 def done(order: Order) -> None:
-    """Remove an order that has been journalled. A crash before is harmless: it is taken up again.
+    """Remove an order that has been journalled, for good. A crash before is harmless: it is taken up again.
+
+    After a power cut it would come back, and be given once more: the peer may have a use for it again by then.
 
     Raises:
         JournalError: it cannot be removed.
     """
     assert order.file is not None, "an order that was taken has a file"
     try:
-        order.file.unlink(missing_ok=True)
+        order.file.unlink()
+        sync_folder(order.file.parent)
+    except FileNotFoundError:
+        return
     except OSError as fault:
         raise write_error(f"The order {order.file}", fault, done="removed") from None

@@ -10,6 +10,7 @@ from ppdl_mq.config.manifest import Peer
 from ppdl_mq.errors import JournalError
 from ppdl_mq.peer import orders
 from ppdl_mq.peer.orders import Order, done, give_order, take_orders
+from tests.writes import noted_writes
 
 
 def test_what_was_given_is_taken_until_it_is_done(tmp_path: Path) -> None:
@@ -22,6 +23,13 @@ def test_what_was_given_is_taken_until_it_is_done(tmp_path: Path) -> None:
     done(taken[1])
     done(taken[1])
     assert take_orders(tmp_path) == [Order(drop="basel"), Order()]
+
+
+def test_what_is_done_does_not_come_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    order = give_order(tmp_path, Order(drop="basel"))
+    steps = noted_writes(monkeypatch, lambda folder: ", ".join(path.name for path in folder.iterdir()) or "nothing")
+    done(order)
+    assert steps == ["fsync nothing"]
 
 
 def test_an_order_given_twice_is_one(tmp_path: Path) -> None:
