@@ -239,3 +239,18 @@ class TestConfirmsThatStayAway:
         stage.happens = stopped
         with pytest.raises(Interrupted):
             stage.publish()
+
+
+def test_after_a_nack_what_follows_for_that_address_is_not_taken_either(stage: Stage) -> None:
+    """It is under way by then, and would lie in the queue before what comes again."""
+
+    def nack_the_second(_: int) -> None:
+        confirm = stage.link.opened[-1].confirm
+        for tag in range(1, 5):
+            kind = pika.spec.Basic.Nack if tag == 2 else pika.spec.Basic.Ack
+            confirm(SimpleNamespace(method=kind(delivery_tag=tag)))
+
+    stage.happens = nack_the_second
+    sets = [("bert", [b"1"]), ("bert", [b"2"]), ("cleo", [b"3"]), ("bert", [b"4"])]
+    fates = stage.publisher.publish_all(sets)
+    assert [type(fate) for fate in fates] == [type(None), NotTaken, type(None), NotTaken]

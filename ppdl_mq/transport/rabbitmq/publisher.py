@@ -227,11 +227,18 @@ class Publisher:
                 current, size_bytes = self._unconfirmed.pop(tag)
                 self._bytes_under_way -= size_bytes
                 if isinstance(method, pika.spec.Basic.Nack):
-                    current.refused = current.refused or NotTaken(
-                        f"The relay did not take a message for {current.address!r}.",
-                        hint="Its queue may be full: the broker's administrator can see its limits and policies.",
-                    )
+                    self._note_nack(current)
             self._changed.notify_all()
+
+    def _note_nack(self, current: _Set) -> None:
+        """Count what follows for the same address as refused, too: it may lie there before what was not taken."""
+        nack = NotTaken(
+            f"The relay did not take a message for {current.address!r}.",
+            hint="Its queue may be full: the broker's administrator can see its limits and policies.",
+        )
+        for each in self._sets[self._sets.index(current) :]:
+            if each.address == current.address:
+                each.refused = each.refused or nack
 
     def _on_channel_closed(self, reason: BaseException) -> None:
         # A queue that is missing shows as a returned message, never as 404: that is the exchange.
