@@ -245,7 +245,7 @@ class Link:
         }
 
     def _connect(self) -> bool:
-        failing_since: dict[type[RelayError], float] = {}
+        failing_since = refused_since = math.inf
         while True:
             try:
                 self._try()
@@ -255,8 +255,11 @@ class Link:
                 self._tries += 1
                 self._reason = error.message
                 kind = next((kind for kind in (InboxTaken, RelayRefused) if isinstance(error, kind)), RelayError)
-                failing_since = {kind: failing_since.get(kind, time.monotonic())}
-                if time.monotonic() - failing_since[kind] >= self._patience_s(kind):
+                now = time.monotonic()
+                failing_since = min(failing_since, now)
+                # Refusals count in a row: a broker that boots may refuse everybody, and be away for long in between.
+                refused_since = min(refused_since, now) if kind is RelayRefused else math.inf
+                if now - (refused_since if kind is RelayRefused else failing_since) >= self._patience_s(kind):
                     raise
                 self._say_why(error.message)
             self._pause(self._meanwhile if self.connection else None)
@@ -308,7 +311,7 @@ class Link:
         return limits.BROKER_WAIT_S if self._wait_s is None else self._wait_s
 
     def _patience_s(self, kind: type[RelayError]) -> float:
-        """Return for how long failures of one kind in a row are borne with."""
+        """Return for how long failures are borne with when the last one is of this kind."""
         if self.connection:
             return math.inf
         # The lock on the journal keeps a second process away. When a peer resumes it is its own shadow that reads the

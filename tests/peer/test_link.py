@@ -162,6 +162,14 @@ class TestAtTheStart:
             make(Relay(*[UNREACHABLE] * FOR_EVER), resumes=True, wait_s=60.0).up()
         assert clock.slept <= 60 + limits.BACKOFF_LAST_S
 
+    @pytest.mark.parametrize("other", [REFUSED, TAKEN])
+    def test_also_where_its_failures_are_of_several_kinds(
+        self, make: MakeLink, clock: Clock, other: RelayError
+    ) -> None:
+        with pytest.raises(RelayError):
+            make(Relay(*[UNREACHABLE, other] * FOR_EVER), resumes=True, wait_s=60.0).up()
+        assert clock.slept <= 60 + 2 * limits.BACKOFF_LAST_S
+
     def test_a_trial_that_resumes_bears_with_a_broker_without_its_users_for_a_while(
         self, make: MakeLink, clock: Clock
     ) -> None:
