@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import pika
 import pytest
@@ -94,3 +94,11 @@ def test_a_slow_line_and_a_full_relay_are_waited_for(stage: Stage, moves: Callab
         stage.link.ask(lambda _: None)
     assert stage.looks == MAX_LOOKS
     assert set(stage.reasons) == {None}
+
+
+def test_a_thread_that_does_not_end_keeps_nobody_from_closing(stage: Stage) -> None:
+    joined: list[float] = []
+    stage.link._thread = cast("Any", SimpleNamespace(join=joined.append, is_alive=lambda: True))
+    stage.link.close()
+    assert len(joined) == 2
+    assert sum(joined) <= 10

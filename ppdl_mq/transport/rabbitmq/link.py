@@ -110,14 +110,17 @@ class Link:
             raise
 
     def close(self) -> None:
-        """Say farewell, or hang up where nobody answers; harmless when it is closed already."""
+        """Say farewell, or hang up where nobody answers; harmless when it is closed already.
+
+        A thread that does not even end then is left behind: it knows of nothing but this connection.
+        """
         with contextlib.suppress(RelayLost):
             self.submit(self._farewell)
         self._thread.join(_CLOSE_TIMEOUT_S)
         if self._thread.is_alive():
             with contextlib.suppress(RelayLost):
                 self.submit(lambda: self.connection.hang_up(RelayLost("The relay does not answer the farewell.")))
-            self._thread.join()
+            self._thread.join(_CLOSE_TIMEOUT_S)
 
     def submit(self, work: Callable[[], None]) -> None:
         """Have `work` done on the I/O thread, soon and in order. It must not raise.
