@@ -67,7 +67,7 @@ class Job:
 
     def open_transport(self, me: str) -> Transport:
         """Make this package's own adapter, not yet connected."""
-        return open_transport(self.broker, trial=self.trial, prefix=_PREFIX, peer=me)
+        return open_transport(self.broker, trial=self.trial, prefix=_PREFIX, peer=me, message_bytes=self.chunk_bytes)
 
     def identity(self, name: str) -> Identity:
         """Return a peer's identity."""

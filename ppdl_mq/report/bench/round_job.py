@@ -71,7 +71,8 @@ class RoundJob:
 
     def open_transport(self, me: str) -> Transport:
         """Make this package's own adapter, not yet connected."""
-        return open_transport(self.broker, trial=self.trial, prefix=PREFIX, peer=me)
+        largest = self.manifest().relay.chunk_bytes
+        return open_transport(self.broker, trial=self.trial, prefix=PREFIX, peer=me, message_bytes=largest)
 
 
 def new_secrets(peers: int) -> tuple[bytes, ...]:

@@ -23,7 +23,6 @@ from ppdl_mq.report.bench.together import Gate, together
 WAYS: Final = ("bare", "confirmed")
 _PATIENCE_S: Final = 600.0
 _SILENCE_S: Final = 120.0
-_HELD: Final = 32  # acknowledged at once
 
 Sent = tuple[tuple[str, int], ...]
 
@@ -145,7 +144,7 @@ class _Confirmed:
                 raise RelayLost("The relay has delivered nothing for two minutes.")
             missing -= len(delivery.body)
             held.append(delivery)
-            if missing <= 0 or len(held) == _HELD:
+            if missing <= 0 or len(held) == self._transport.max_held // 2:
                 self._transport.ack(held)
                 held = []
 
