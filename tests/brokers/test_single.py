@@ -97,7 +97,6 @@ def a_peer_needs_four_channels(node: SingleNode, folder: Path) -> None:
     )
     columns = ("user", "channels", "channel_max")
     with open_transport(address, trial=names.trial, prefix=names.prefix, peer="va") as transport:
-        transport.connect()
         transport.subscribe("va")
         for _ in range(2 * CHANNEL_MAX):
             with pytest.raises(Unroutable):
