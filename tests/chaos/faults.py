@@ -242,6 +242,7 @@ KINDS: dict[str, Kind] = {
     "broker's memory alarm": Kind(alarm, 1.0, 15.0, 0.7),
     "connections closed by the broker": Kind(connections_closed, 0.0, 0.0, 0.7),
     "network cut": Kind(weather(lambda _: Weather(cut=True)), 1.0, 60.0, 0.7),
+    "network cut for minutes": Kind(weather(lambda _: Weather(cut=True)), 120.0, 180.0, 0.1),
     "network silent": Kind(weather(lambda _: Weather(silent=True)), 1.0, 25.0, 0.7),
     "network silent for minutes": Kind(weather(lambda _: Weather(silent=True)), 100.0, 150.0, 0.05),
     "network slow": Kind(weather(lambda draw: Weather(latency_s=draw.uniform(0.02, 0.2))), 1.0, 10.0),
