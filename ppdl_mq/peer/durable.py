@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import os
 import sqlite3
@@ -39,6 +38,8 @@ _IN_THE_WAY: Final = (
 # that was cut, and then the next start, which looks through all of it, says so.
 _DAMAGE: Final = (sqlite3.SQLITE_IOERR_CORRUPTFS, sqlite3.SQLITE_IOERR_DATA)
 
+_MADE_BY_OTHERS: Final = (errno.EACCES, errno.EPERM, errno.EINVAL)
+
 # What the system says where a file is not there, or something else bears its name: no other try would find it.
 _MISSING: Final = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.EEXIST, errno.ENXIO)
 
@@ -51,8 +52,11 @@ def make_folder(folder: Path) -> None:
     """
     missing = [each for each in (folder, *folder.parents) if not each.exists()]
     # One after the other: a process that dies here leaves one name at most that is on no disk, the last that is there.
-    with contextlib.suppress(PermissionError):  # what lies where this user may not look, somebody else has made
+    try:
         sync_folder((missing[-1].parent if missing else folder).parent)
+    except OSError as fault:  # what lies where this user may not look, or where nothing can be synced, others have made
+        if fault.errno not in _MADE_BY_OTHERS:
+            raise
     for each in reversed(missing):
         each.mkdir(exist_ok=True, mode=0o700 if each is folder else 0o777)
         sync_folder(each.parent)

@@ -15,11 +15,11 @@ from ppdl_mq.config.writing import system_fault
 from ppdl_mq.errors import ModelError
 from ppdl_mq.peer.driver import Driver
 from ppdl_mq.peer.durable import write_error
-from ppdl_mq.peer.folders import MODEL_NAME as MODEL_NAME
+from ppdl_mq.peer.folders import MODEL_NAME
 from ppdl_mq.peer.intake import Intake
 from ppdl_mq.peer.journal import Journal
 from ppdl_mq.peer.mailroom import Mailroom
-from ppdl_mq.peer.progress import Progress
+from ppdl_mq.peer.progress import Progress, final_entry
 from ppdl_mq.peer.slots import Slots
 from ppdl_mq.peer.trainer import Trainer
 from ppdl_mq.protocol.effects import Effect, KeepModel
@@ -193,15 +193,17 @@ class Hands(ABC):
             evaluation = tools.worker.evaluate(weights, between=tools.pulse)
             # One entry: safetensors writes several in any order, and equal models should be equal files.
             metadata = {"ppdl-mq": json.dumps(inside, sort_keys=True)}
-            # Before the file, which the next run passes over: whoever dies in between has this line twice, not never.
-            tools.progress.note(
-                "final",
-                **facts,
-                digest=effect.digest.hex(),
-                holdout_loss=evaluation.loss,
-                holdout_accuracy=evaluation.accuracy,
-                holdout_samples=evaluation.samples,
-            )
+            # Before the file, which the next run passes over: who dies in between must have this line.
+            digest = effect.digest.hex()
+            if (final_entry(tools.journal.folder) or {}).get("digest") != digest:
+                tools.progress.note(
+                    "final",
+                    **facts,
+                    digest=digest,
+                    holdout_loss=evaluation.loss,
+                    holdout_accuracy=evaluation.accuracy,
+                    holdout_samples=evaluation.samples,
+                )
             try:
                 save_model(self.model_path, tools.worker.layout, weights, metadata)
             except ModelError as error:

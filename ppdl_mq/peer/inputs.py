@@ -82,9 +82,8 @@ class Receiver:
 
     def _run(self) -> None:
         while not self._stopped.is_set():
-            if (
-                self._inputs.qsize() >= self._transport.max_held
-            ):  # the peer is busy; the transport bounds what waits behind
+            # Where the peer is busy the transport bounds what waits behind.
+            if self._inputs.qsize() >= self._transport.max_held:
                 self._stopped.wait(_BUSY_S)
                 continue
             try:

@@ -95,9 +95,7 @@ class Mailroom:
 
     def take(self, parts: Iterable[bytes]) -> None:
         """Keep parts; when this returns they are on disk, or refused, and may be acknowledged."""
-        with (
-            self._journal.transaction()
-        ):  # one for all: a flood of what is refused must not cost a sync of the disk each
+        with self._journal.transaction():  # one for all: what is refused must not cost a sync of the disk each
             for part in parts:
                 try:
                     header = self._intake.take(self._driver.state, part, came_to=self._inbox)

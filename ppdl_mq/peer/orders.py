@@ -93,9 +93,7 @@ def done(order: Order) -> None:
     """
     assert order.file is not None, "an order that was taken has a file"
     try:
-        order.file.unlink()
+        order.file.unlink(missing_ok=True)
         sync_folder(order.file.parent)
-    except FileNotFoundError:
-        return
     except OSError as fault:
         raise write_error(f"The order {order.file}", fault, done="removed") from None

@@ -20,7 +20,6 @@ from ppdl_mq.crypto.agreement import new_secret
 from ppdl_mq.errors import IllegalEvent, Interrupted, PpdlError, RelayError, RelayLost, RelayUnreachable
 from ppdl_mq.peer.assembly import Assembly
 from ppdl_mq.peer.evidence import refuse_after_equivocation
-from ppdl_mq.peer.hands import MODEL_NAME as MODEL_NAME
 from ppdl_mq.peer.inputs import Delivered, Input, LinkDown, StopAsked, TrainingFailed, Worked
 from ppdl_mq.peer.link import STOPPED
 from ppdl_mq.peer.orders import done, take_orders
@@ -198,11 +197,11 @@ class Runner(Assembly):
             try:
                 self.driver.post(event)
             except IllegalEvent:
+                why = f"{self.terms.protocol} cannot go on without a peer while {self.state.phase.value}"
                 log.warning(
-                    "An order to %s is passed over: %s cannot go on without a peer%s.",
+                    "An order to %s is passed over: %s.",
                     "leave" if order.drop is None else f"drop {order.drop}",
-                    self.terms.protocol,
-                    "" if not self.terms.is_masked else f" while {self.state.phase.value}",
+                    "the trial has ended" if self.state.phase in _OVER else why,
                 )
             done(order)
 
@@ -259,9 +258,8 @@ class Runner(Assembly):
             self.hands.leave()
         except (RelayLost, RelayUnreachable):
             raise
-        except (
-            RelayError
-        ) as error:  # what nobody's inbox is may be its administrator's to remove; ours goes all the same
+        except RelayError as error:
+            # What is nobody's inbox may be its administrator's to remove; ours goes all the same.
             refused = error
         self.link.transport.delete(self.terms.me)
         if refused is not None:

@@ -1,12 +1,13 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from ppdl_mq.peer import hands
-from ppdl_mq.peer.progress import final_entry
+from ppdl_mq.peer.progress import PROGRESS_NAME
 from ppdl_mq.training.saving import save_model
 from ppdl_mq.transport.memory import MemoryRelay, MemoryTransport
 from tests.trial import WAIT_S, TrialInProcess, manifest_for
@@ -28,15 +29,22 @@ def test_who_dies_when_the_model_is_written_has_noted_how_good_it_is(
         save_model(path, *others)
         written.append(path)
         if path.parent.name == "anna":
+            path.unlink()  # it was not on disk yet
             raise Killed
 
     monkeypatch.setattr(hands, "save_model", dies)
     anna, bert = trial.start("anna", "bert")
+    for _ in range(2):
+        anna.join(WAIT_S)
+        assert isinstance(trial.errors.pop("anna"), Killed)
+        (anna,) = trial.start("anna")
     anna.join(WAIT_S)
     assert isinstance(trial.errors.pop("anna"), Killed)
+    monkeypatch.setattr(hands, "save_model", save_model)
     for thread in (*trial.start("anna"), bert):
         thread.join(WAIT_S)
     assert not trial.errors
-    assert sorted(path.parent.name for path in written) == ["anna", "bert"], "what is there and whole stays"
+    assert sorted(path.parent.name for path in written) == ["anna", "anna", "anna", "bert"]
     for name in trial.manifest.peer_names:
-        assert final_entry(tmp_path / name) is not None
+        lines = (tmp_path / name / PROGRESS_NAME).read_text().splitlines()
+        assert [json.loads(line)["event"] for line in lines].count("final") == 1

@@ -17,7 +17,8 @@ from ppdl_mq.cli.exit_codes import exit_code
 from ppdl_mq.errors import JournalError, ModelError
 from ppdl_mq.numeric import flatten
 from ppdl_mq.numeric.flatten import Layout
-from ppdl_mq.peer.hands import MODEL_NAME, Hands, Tools
+from ppdl_mq.peer.folders import MODEL_NAME
+from ppdl_mq.peer.hands import Hands, Tools
 from ppdl_mq.protocol.effects import Effect, KeepModel
 from ppdl_mq.training import saving
 

@@ -96,8 +96,7 @@ def _full() -> sqlite3.OperationalError:
 class Unsynced:
     """What of one peer's blobs a power cut could take: until a sync of the file, and of the folder with its name.
 
-    A process that dies leaves all of it to the system, and the next one has to sync it all the same; but for names,
-    which `BlobWriter` takes for safe when it finds them.
+    A process that dies leaves all of it to the system, and the next one has to sync it all the same.
     """
 
     def __init__(self) -> None:
@@ -107,7 +106,6 @@ class Unsynced:
 
     def begin_life(self) -> None:
         self._handles.clear()
-        self._names.clear()
 
     def opened(self, handle: int, path: Any, *, is_new: bool) -> None:
         self._handles[handle] = os.fspath(path)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
 from typing import Any
 from unittest import mock
 
@@ -88,6 +89,15 @@ def _syncs_no_folder(real: Any) -> Any:
     return init
 
 
+def _takes_a_name_that_is_there_for_synced(real: Any) -> Any:
+    def init(self: BlobWriter, path: Path, *given: Any) -> None:
+        was_there = path.exists()
+        real(self, path, *given)
+        self._new_in = None if was_there else self._new_in
+
+    return init
+
+
 def _leaves_when_the_relay_has_its_last_word(real: Table) -> Table:
     def on_sent(self: MaskedAverageMachine, state: Any, event: Sent) -> Any:
         is_last = event.kind in (Kind.AGREE, Kind.DONE)
@@ -124,6 +134,7 @@ BREAKS: Breaks = {
     "stands in for nobody": (MaskedAverageMachine, "_instead_of", lambda _: lambda *_: ()),
     "syncs no blob": (BlobWriter, "sync", lambda _: lambda self: None),
     "syncs a blob without its name": (BlobWriter, "__init__", _syncs_no_folder),
+    "takes a name that is there for synced": (BlobWriter, "__init__", _takes_a_name_that_is_there_for_synced),
     "loses commits in a power cut": (Database, "execute", _loses_commits_in_a_power_cut),
     "keeps no state": (Driver, "_journal_state", lambda _: lambda self: None),
 }

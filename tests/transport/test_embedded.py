@@ -12,7 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -303,3 +303,17 @@ def _sqlite_error(code: int) -> sqlite3.Error:
 def test_each_error_of_sqlite_is_mapped(code: int, expected: type[RelayError], path: Path) -> None:
     assert type(opening_error(_sqlite_error(code), path)) is expected
     assert type(working_error(_sqlite_error(code), path)) is RelayLost
+
+
+@pytest.mark.parametrize("body", [5, 0.5, "text"])
+def test_what_is_no_body_is_handed_out_to_be_refused(path: Path, body: object) -> None:
+    with opened(path) as ours:
+        ours.declare("a")
+        ours.publish("a", [b"1", b"2"])
+        with closing(sqlite3.connect(path)) as database, database:
+            database.execute("UPDATE bodies SET body = ? WHERE number = (SELECT min(number) FROM bodies)", (body,))
+        ours.subscribe("a")
+        first, second = receive_all(ours, 2)
+        assert (first.body, second.body) == (b"text" if body == "text" else b"", b"2")
+        ours.ack([first, second])
+        assert ours.depth("a") == 0

@@ -183,10 +183,10 @@ def test_a_frame_without_an_end_ends_the_connection(at: type) -> None:
         transport = open_transport(hostile.address, trial="t", prefix="test", peer="a")
         if at is spec.Queue.Declare:
             transport.connect()
-            with pytest.raises(RelayLost):
+            with pytest.raises(RelayLost, match="larger frame than was agreed"):
                 transport.depth("a")
         else:
-            with pytest.raises(RelayError):
+            with pytest.raises(RelayError, match="larger frame than was agreed"):
                 transport.connect()
         transport.close()
         assert hostile.has_hung_up.wait(SOON_S)

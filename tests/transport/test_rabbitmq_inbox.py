@@ -12,7 +12,7 @@ import pytest
 from ppdl_mq.errors import RelayLost
 from ppdl_mq.transport.base import MAX_HELD, Delivery
 from ppdl_mq.transport.rabbitmq.check_message import MARK, SMALL
-from ppdl_mq.transport.rabbitmq.inbox import Inbox
+from ppdl_mq.transport.rabbitmq.inbox import _MAX_CHECKS, Inbox
 from ppdl_mq.transport.rabbitmq.link import Link
 
 
@@ -73,7 +73,7 @@ def link() -> Connected:
 
 @pytest.fixture
 def inbox(link: Connected) -> Inbox:
-    subscribed = Inbox(cast(Link, link))
+    subscribed = Inbox(cast(Link, link), max_held=MAX_HELD)
     subscribed.subscribe("heart.mercy")
     return subscribed
 
@@ -113,3 +113,12 @@ def test_only_the_one_byte_of_a_check_is_dropped(link: Connected, inbox: Inbox) 
     received = [inbox.receive(timeout_s=0) for _ in others]
     assert [each.body for each in received if each] == [b"weights", b"", SMALL, SMALL]
     assert inbox.receive(timeout_s=0) is None
+
+
+def test_checks_without_an_end_are_answered_no_more(link: Connected, inbox: Inbox) -> None:
+    """Where the relay reads nothing the acknowledgements would fill the memory."""
+    for number in range(10_000):
+        hand_out(link, number, SMALL, MARK)
+    assert len(link.channel.acknowledged) == _MAX_CHECKS
+    with pytest.raises(RelayLost):
+        inbox.receive(timeout_s=0)

@@ -56,7 +56,7 @@ def test_is_said_after_a_while_and_ends_the_connection_after_a_longer_one(stage:
     with pytest.raises(RelayLost) as lost:
         stage.link.ask(lambda _: None)
     stage.link._loop.process_timeouts()  # as its thread would
-    assert stage.hung_up == [lost.value]
+    assert [str(each) for each in stage.hung_up] == [str(lost.value)]
     assert stage.looks == stillness.LOST_AFTER_S / LOOK_EVERY_S
     assert stage.reasons[:2] == [None, None]
     (said,) = set(stage.reasons[2:])

@@ -196,6 +196,13 @@ class TestConfirmsThatStayAway:
         assert stage.seen[11] == (), "it moves again"
         assert stage.publisher.withheld == ()
 
+    def test_of_nothing_that_was_sent_do_not(self, stage: Stage) -> None:
+        stage.happens = lambda look: stage.link.opened[-1].confirm(
+            SimpleNamespace(method=pika.spec.Basic.Ack(delivery_tag=1_000 + look))
+        )
+        with pytest.raises(RelayLost):
+            stage.publish()
+
     def test_a_line_that_is_slow_keeps_it(self, stage: Stage) -> None:
         stage.link.unwritten_bytes = 1_000_000
 

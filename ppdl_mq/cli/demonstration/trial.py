@@ -18,9 +18,8 @@ from ppdl_mq.config.broker import BrokerAddress
 from ppdl_mq.config.manifest import Manifest
 from ppdl_mq.errors import PpdlError, RelayRefused, TrainingError
 from ppdl_mq.numeric.flatten import Layout
-from ppdl_mq.peer.folders import state_folder
+from ppdl_mq.peer.folders import MODEL_NAME, state_folder
 from ppdl_mq.peer.progress import PROGRESS_NAME, STATUS_NAME
-from ppdl_mq.peer.runner import MODEL_NAME
 from ppdl_mq.protocol.terms import WEIGHTS
 from ppdl_mq.report.result import ALL_HOLDOUTS, Curve
 from ppdl_mq.training.saving import load_model

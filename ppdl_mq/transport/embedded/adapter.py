@@ -224,13 +224,15 @@ class EmbeddedTransport(Transport):
                 if database.execute(query, (queue, self._name)).fetchone()[0] >= at_most:
                     return None
             row = database.execute(
-                "SELECT number FROM messages JOIN bodies USING (number)"
+                "SELECT number, typeof(body) FROM messages JOIN bodies USING (number)"
                 " WHERE queue = ? AND holder IS NULL ORDER BY number LIMIT 1",
                 (queue,),
             ).fetchone()
             if row is None:
                 return None
             database.execute("UPDATE messages SET holder = ? WHERE number = ?", (self._name, row[0]))
+            if row[1] not in ("blob", "text"):  # nobody of ours has put it there: to be refused
+                return Delivery(b"", (self._name, row[0]))
             with database.blobopen("bodies", "body", row[0], readonly=True) as body:
                 return Delivery(body.read(self._message_bytes + 1), (self._name, row[0]))
 

@@ -43,6 +43,8 @@ def opening_error(error: BaseException, broker: BrokerAddress, *, where: str = "
     where = where or str(broker)
     layers = list(_layers(error))
     for layer in layers:
+        if isinstance(layer, RelayLost):  # ours: it was hung up
+            return RelayUnreachable(layer.message, hint=layer.hint)
         if isinstance(layer, ssl.SSLError) or (isinstance(layer, amqp.AMQPError) and "SSL" in str(layer)):
             return RelayRefused(
                 f"TLS with {where} fails: {_tls_reason(layer)}.",
@@ -109,6 +111,8 @@ def none_lets_us_in(failures: Sequence[RelayError], broker: BrokerAddress) -> Re
 
 def lost(error: BaseException | None) -> RelayLost:
     """Say why the connection is gone."""
+    if isinstance(error, RelayLost):  # ours: it was hung up
+        return RelayLost(error.message, hint=error.hint)
     if isinstance(error, amqp.ConnectionClosedByBroker):
         said = f"The relay closed the connection: {error.reply_code} {error.reply_text}."
         if error.reply_code == _INTERNAL_ERROR:

@@ -5,17 +5,20 @@ from __future__ import annotations
 import threading
 from collections import deque
 from concurrent.futures import Future
-from typing import Any
+from typing import Any, Final
 
 import pika
 from pika.channel import Channel
 
 from ppdl_mq.errors import InboxTaken, RelayError, RelayLost
-from ppdl_mq.transport.base import MAX_HELD, Delivery
+from ppdl_mq.transport.base import Delivery
 from ppdl_mq.transport.rabbitmq.check_message import says_nothing
 from ppdl_mq.transport.rabbitmq.errors import channel_error
 from ppdl_mq.transport.rabbitmq.lane import Lane
 from ppdl_mq.transport.rabbitmq.link import Link, give
+
+# How many a connection drops by itself: answers to more than that could fill the memory, where the relay reads none.
+_MAX_CHECKS: Final = 1_000
 
 
 class Inbox:
@@ -26,9 +29,10 @@ class Inbox:
         max_held: deliveries that may be under way at once.
     """
 
-    def __init__(self, link: Link, *, max_held: int = MAX_HELD) -> None:
+    def __init__(self, link: Link, *, max_held: int) -> None:
         self._max_held = max_held
         self._lane = Lane(link, on_close=self._on_channel_closed)
+        self._checks = 0  # messages of checks that were dropped; of the I/O thread
         self._changed = threading.Condition()
         self._arrived: deque[Delivery] = deque()
         self._error: RelayError | None = None
@@ -92,7 +96,8 @@ class Inbox:
             self._changed.notify_all()
 
     def _on_message(self, channel: Channel, method: Any, properties: pika.BasicProperties, body: bytes) -> None:
-        if says_nothing(properties, body):  # left by a check that was cut short; no message of the trial
+        if says_nothing(properties, body) and self._checks < _MAX_CHECKS:
+            self._checks += 1  # left by a check that was cut short; no message of the trial
             channel.basic_ack(method.delivery_tag)
             return
         with self._changed:

@@ -161,13 +161,15 @@ class Link:
                     self.look()  # it may be long: a blocked connection answers nothing
                 # On a slow line what comes before the answer, or goes before the question, may take long.
                 has_come = self.connection.bytes_received - received > _BEAT_BYTES
-                if has_come or self.unwritten_bytes < unwritten or self.blocked_reason is not None:
-                    stillness.moves()
-                elif stillness.is_a_loss:
-                    error = RelayLost(f"The relay did not answer what it was asked for {LOST_AFTER_S:.0f} s.")
+                with self._lock:
+                    if has_come or self.unwritten_bytes < unwritten or self.blocked_reason is not None:
+                        stillness.moves()
+                    is_lost = stillness.is_a_loss
+                if is_lost:
+                    said = f"The relay did not answer what it was asked for {LOST_AFTER_S:.0f} s."
                     # Who bears with the loss of one answer is not to wait as long for the next one.
-                    self.submit(partial(self.connection.hang_up, error))
-                    raise error
+                    self.submit(partial(self.connection.hang_up, RelayLost(said)))
+                    raise RelayLost(said)
         finally:
             with self._lock:
                 del self._questions[answer]

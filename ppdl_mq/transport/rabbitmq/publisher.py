@@ -220,10 +220,10 @@ class Publisher:
             tags = [method.delivery_tag]
             if method.multiple:
                 tags = [tag for tag in self._unconfirmed if tag <= method.delivery_tag]
-            self._stillness.moves()
             for tag in tags:
                 if tag not in self._unconfirmed:
                     continue
+                self._stillness.moves()
                 current, size_bytes = self._unconfirmed.pop(tag)
                 self._bytes_under_way -= size_bytes
                 if isinstance(method, pika.spec.Basic.Nack):
