@@ -92,6 +92,8 @@ class Terminal:
             NotWithout: there is no answer, and nobody to give one.
             click.Abort: Ctrl-C.
         """
+        if sys.stdin is None:  # it was closed before the program began
+            raise _nobody_answers()
         try:
             is_yes = click.confirm(question, err=True)
         except click.Abort as end:
@@ -99,9 +101,7 @@ class Terminal:
                 raise
             _say("")
             if not sys.stdin.isatty():
-                raise NotWithout(
-                    "This needs an answer, and stdin is no terminal.", hint="Give --yes, or ask at one."
-                ) from None
+                raise _nobody_answers() from None
             is_yes = False
         if not is_yes:
             raise Declined
@@ -176,6 +176,10 @@ def not_written(fault: OSError) -> InTheWay:
         f"stdout cannot be written: {fault.strerror or type(fault).__name__}.",
         hint="Send the answer to where there is room for it, and ask again.",
     )
+
+
+def _nobody_answers() -> NotWithout:
+    return NotWithout("This needs an answer, and stdin is no terminal.", hint="Give --yes, or ask at one.")
 
 
 def _say(text: str) -> None:

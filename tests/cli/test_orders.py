@@ -118,6 +118,17 @@ def test_a_person_is_asked(
     assert len(take_orders(folder)) == (code == 0)
 
 
+def test_a_stdin_that_is_closed_answers_nothing(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.stdin", None)
+    assert run(["peer", "leave", "-c", "mercy.toml"]) == 2
+    shown = capsys.readouterr().err
+    assert "This needs an answer, and stdin is no terminal." in shown
+    assert "--yes" in shown
+    assert take_orders(folder) == []
+
+
 @pytest.mark.parametrize(
     ("typed", "code", "said"), [(EOFError, 2, "\nNothing was done.\n"), (KeyboardInterrupt, 130, "Interrupted.\n")]
 )
