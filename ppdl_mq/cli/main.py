@@ -130,6 +130,7 @@ def entry() -> None:
     """Run the command line of this process and exit."""
     try:
         sigterm_interrupts()
+        stdout.occupy_closed()
         stdout.remember_faults()
         code = run(sys.argv[1:])
     except KeyboardInterrupt:  # the second, while the first is told

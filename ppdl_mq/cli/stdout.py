@@ -6,7 +6,7 @@ import contextlib
 import io
 import os
 import sys
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING, Literal, TextIO
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
@@ -26,10 +26,32 @@ class _Remembering(io.FileIO):
             raise
 
 
+def occupy_closed() -> None:
+    """Put something in the place of each standard stream that was closed before the program began (`>&-`).
+
+    Else the next file that is opened, such as a journal, would bear its number, and what prints would lose its answer
+    without a fault. stdin is empty then, every write to stdout faults, and stderr takes everything. For the process's
+    entrance, before anything else is opened: each open gets the lowest number that is free.
+    """
+    with contextlib.suppress(OSError):  # a system without that device
+        if sys.stdin is None:
+            sys.stdin = _null(os.O_RDONLY, "r")
+        if sys.stdout is None:
+            sys.stdout = _null(os.O_RDONLY, "w")
+        if sys.stderr is None:
+            sys.stderr = _null(os.O_WRONLY, "w")
+
+
+def _null(flags: int, mode: Literal["r", "w"]) -> TextIO:
+    handle = os.open(os.devnull, flags)
+    os.set_inheritable(handle, True)  # else it would be closed again for a child process
+    return open(handle, mode, encoding="utf-8", errors="backslashreplace", closefd=False)
+
+
 def remember_faults() -> None:
     """Let `fault` tell from now on why stdout could not be written. For the process's own stdout, at its entrance."""
     before = sys.stdout
-    if isinstance(before, io.TextIOWrapper):  # else it is closed, or somebody else's
+    if isinstance(before, io.TextIOWrapper):  # else it is somebody else's
         sys.stdout = io.TextIOWrapper(
             io.BufferedWriter(_Remembering(before.fileno(), "w", closefd=False)),
             encoding=before.encoding,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -85,6 +86,60 @@ def test_a_trial_that_has_ended_stays_ended(tmp_path: Path, where: str) -> None:
         "left": "",
     }
     assert said == expected[where]
+
+
+def run_closed(closed: str, *arguments: str, program: tuple[str, ...], cwd: Path) -> tuple[int, str]:
+    """Run a program some of whose standard streams are closed, as a shell closes them."""
+    command = shlex.join([sys.executable, *program, *arguments])
+    done = subprocess.run(
+        ["/bin/sh", "-c", f"exec {command} {closed}"],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=cwd,
+        env=ENVIRONMENT,
+    )
+    assert done.stdout == ""
+    return done.returncode, done.stderr
+
+
+def test_a_stdout_that_is_closed_takes_no_answer(tmp_path: Path) -> None:
+    code, said = run_closed(">&-", "trial", "new", "heart.toml", program=("-m", "ppdl_mq.cli.main"), cwd=tmp_path)
+    assert (code, said.count("stdout cannot be written: Bad file descriptor.")) == (10, 1), said
+
+
+def test_a_trial_that_has_ended_stays_ended_without_any_stdout(tmp_path: Path) -> None:
+    files = TrialFiles(tmp_path, ("anna", "bert"))
+    code, said = run_closed(">&-", *files.run_arguments("anna"), "--quiet", program=("-c", PEER), cwd=tmp_path)
+    assert (code, said) == (
+        0,
+        "warning: stdout cannot be written: Bad file descriptor. The work is done all the same.\n",
+    )
+
+
+# What an opened file is, and what becomes of what is printed into streams that are closed.
+OPENS = """
+import os, sys
+from ppdl_mq.cli import main
+
+def opens(_):
+    with open("journal", "w") as file:
+        os.write(file.fileno(), b"%d" % (file.fileno() > 2))
+        for number in range(3):
+            os.fstat(number)
+        print("lost", file=sys.stderr, flush=True)
+        return 10 * (sys.stdin.read() == "")
+
+main.run = opens
+main.entry()
+"""
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&-", "<&- >&- 2>&-"])
+def test_no_file_takes_the_place_of_a_stream_that_is_closed(tmp_path: Path, closed: str) -> None:
+    given = closed if "<&-" in closed else f"{closed} </dev/null"
+    code, _ = run_closed(given, program=("-c", OPENS), cwd=tmp_path)
+    assert (code, (tmp_path / "journal").read_text()) == (10, "1")
 
 
 @pytest.mark.skipif(not FULL.exists(), reason="this system has no /dev/full")
