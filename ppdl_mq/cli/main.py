@@ -114,8 +114,11 @@ def run(arguments: Sequence[str]) -> int:
         words = [each for each in arguments if not each.startswith("-")]
         what, hint = STOPPED if words[:2] == ["peer", "run"] else ("Interrupted.", "")
         return terminal.refusal("Interrupted", what, hint, exit_codes.INTERRUPTED)
-    except SystemExit:  # of click, and of rich, where the reader of stdout has left
-        return exit_codes.READER_LEFT
+    except SystemExit as end:
+        # Of click, and of rich, after a BrokenPipeError, whose pipe may be another; or of what was called.
+        if stdout.reader_has_left():
+            return exit_codes.READER_LEFT
+        return terminal.bug(end, exit_codes.INTERNAL)
     except Exception as error:
         not_taken = stdout.fault() if isinstance(error, OSError) else None
         if isinstance(not_taken, BrokenPipeError):

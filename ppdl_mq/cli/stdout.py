@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import os
+import select
 import sys
 from typing import TYPE_CHECKING, Literal, TextIO
 
@@ -63,6 +64,18 @@ def remember_faults() -> None:
 def fault() -> OSError | None:
     """Return why stdout could not be written, or None."""
     return getattr(getattr(getattr(sys.stdout, "buffer", None), "raw", None), "fault", None)
+
+
+def reader_has_left() -> bool:
+    """Tell whether what was written was not taken because nobody reads any more: stdout, or stderr as it is now."""
+    if isinstance(fault(), BrokenPipeError):
+        return True
+    try:
+        watched = select.poll()
+        watched.register(sys.stderr.fileno(), 0)
+        return any(event & (select.POLLERR | select.POLLHUP) for _, event in watched.poll(0))
+    except (OSError, ValueError, AttributeError):  # it is closed, or no stream of the system
+        return False
 
 
 def finish() -> None:

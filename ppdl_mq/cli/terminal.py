@@ -121,7 +121,7 @@ class Terminal:
         """Print an error on stderr and return its exit code."""
         return self._fail(type(error).__name__, error.message, error.hint, exit_code(error), error)
 
-    def bug(self, error: Exception, code: int) -> int:
+    def bug(self, error: BaseException, code: int) -> int:
         """Print an error that nobody foresaw; its text may hold anything, so it is shown with --debug only."""
         return self._fail(
             type(error).__name__,

@@ -88,6 +88,37 @@ def test_a_trial_that_has_ended_stays_ended(tmp_path: Path, where: str) -> None:
     assert said == expected[where]
 
 
+# What a command raises that ends without a word only where the reader of its answer has left.
+RAISES = """
+import sys
+from ppdl_mq.cli import main
+
+def raises(*_, **__):
+    {what}
+
+main.COMMANDS["bench"] = main.Entry("main:command", "")
+sys.modules["main"] = type("", (), dict(command=main.click.Command("bench", callback=raises)))
+main.entry()
+"""
+
+
+@pytest.mark.parametrize("what", ["raise SystemExit(0)", "raise SystemExit", "raise BrokenPipeError(32, '')"])
+def test_what_else_asks_for_the_end_is_a_bug(tmp_path: Path, what: str) -> None:
+    code, said = outcome(subprocess.DEVNULL, "bench", program=("-c", RAISES.format(what=what)), cwd=tmp_path)
+    assert (code, "This is a bug of ppdl-mq: SystemExit." in said) == (1, True), said
+
+
+def test_a_reader_of_stderr_that_has_left(tmp_path: Path) -> None:
+    reads, writes = os.pipe()
+    os.close(reads)
+    program = RAISES.format(what="print('step 1', file=sys.stderr, flush=True)")
+    done = subprocess.run(
+        [sys.executable, "-c", program, "bench"], stderr=writes, check=False, cwd=tmp_path, env=ENVIRONMENT
+    )
+    os.close(writes)
+    assert done.returncode == 141
+
+
 def run_closed(closed: str, *arguments: str, program: tuple[str, ...], cwd: Path) -> tuple[int, str]:
     """Run a program some of whose standard streams are closed, as a shell closes them."""
     command = shlex.join([sys.executable, *program, *arguments])
