@@ -10,7 +10,7 @@ from pathlib import Path
 from ppdl_mq.cli.arguments import is_path
 from ppdl_mq.config.broker import BrokerAddress
 from ppdl_mq.config.settings import PeerSettings
-from ppdl_mq.config.writing import copy_target
+from ppdl_mq.config.writing import copy_target, is_folder
 from ppdl_mq.errors import PeerFileError
 
 _ANOTHER = "Choose another --out."
@@ -27,11 +27,11 @@ def check_out(out: Path, name: str, settings: PeerSettings, *, config: Path, tri
         trial: the manifest's file.
 
     Raises:
-        PeerFileError: its folder does not exist, or something stands there that must stay.
+        PeerFileError: its folder does not exist, it cannot be looked at, or something stands there that must stay.
     """
-    if not (out.is_dir() or out.absolute().parent.is_dir()):
+    if not any(is_folder(path, error=PeerFileError) for path in (out, out.absolute().parent)):
         raise PeerFileError(f"{out}: its folder does not exist.", hint="Make it first, or choose another --out.")
-    target = copy_target(name, out, error=PeerFileError)
+    target = copy_target(name, out, error=PeerFileError).real
     for what, path in _kept(settings, config, trial):
         if _is_same(target, path):
             raise PeerFileError(f"--out {out} is {what}, which the model would replace.", hint=_ANOTHER)

@@ -23,6 +23,7 @@ from ppdl_mq.config.settings import PeerSettings
 from ppdl_mq.config.settings_text import settings_text
 from ppdl_mq.crypto.identity import Identity
 from ppdl_mq.errors import PeerFileError
+from ppdl_mq.peer.durable import is_there
 from ppdl_mq.peer.folders import MODEL_NAME
 from ppdl_mq.peer.identity_file import is_sealed, read_identity
 from ppdl_mq.peer.progress import PROGRESS_NAME, final_entry
@@ -183,7 +184,7 @@ def run(
     progress, signed = kept.parent / PROGRESS_NAME, kept.parent / LOG_NAME
     files = {"log": str(progress), "transcript": str(signed)}
     told = f"The progress is in {progress}, the signed log is {signed}."
-    if not kept.exists():
+    if not is_there(kept):
         terminal.answer(
             {"model": None, "trial": manifest.name, **files, "result": {}},
             f"This organisation has left the trial {manifest.name} before anything was agreed on: there is no model.\n"

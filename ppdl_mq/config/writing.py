@@ -10,6 +10,7 @@ import stat
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -18,6 +19,22 @@ from ppdl_mq.errors import ConfigError, DiskFull
 # What file systems say that cannot sync a folder, and folders into which one may only put something.
 _NO_SYNC: Final = (errno.EINVAL, errno.EBADF, errno.ENOTSUP, errno.EACCES)
 _NO_ROOM: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # the disk, the user's quota, the limit on a file's size
+# What the system says where no folder is: nothing, a file on the way, a circle of links.
+_NO_FOLDER: Final = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
+_NAMED_CHARACTERS: Final = 32  # of a file's name, in that of the unfinished one
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CopyTarget:
+    """Where a copy goes.
+
+    Args:
+        path: as people know it.
+        real: where a symlink leads.
+    """
+
+    path: Path
+    real: Path
 
 
 def is_for_want_of_room(fault: Exception) -> bool:
@@ -80,23 +97,37 @@ def replace(path: Path, text: str, *, error: type[ConfigError]) -> None:
         raise error(f"{path}: cannot be written: {fault.strerror}.") from None
 
 
-def copy_target(name: str, path: Path, *, error: type[ConfigError]) -> Path:
-    """Return the real path of a copy: within `path` where that is a folder, and where a symlink leads.
+def is_folder(path: Path, *, error: type[ConfigError]) -> bool:
+    """Tell whether a path that people gave is a folder; `Path.is_dir` fails, or says no, where it cannot be told.
+
+    Raises:
+        ConfigError: as `error`; it cannot be told: no rights, too long a name, a disk that does not answer.
+    """
+    try:
+        return stat.S_ISDIR(path.stat().st_mode)
+    except OSError as fault:
+        if fault.errno in _NO_FOLDER:
+            return False
+        raise error(f"{path}: cannot be looked at: {fault.strerror}.", hint="Choose another path.") from None
+
+
+def copy_target(name: str, path: Path, *, error: type[ConfigError]) -> CopyTarget:
+    """Return where a copy goes: within `path` where that is a folder.
 
     Raises:
         ConfigError: as `error`; something that is no regular file stands there, such as a device, or it cannot be told.
     """
-    target = path / name if path.is_dir() else path
-    real = Path(os.path.realpath(target))  # unlike `resolve` it takes a circle of links for what it is
+    target = path / name if is_folder(path, error=error) else path
     try:
-        mode = real.lstat().st_mode
+        real = Path(os.path.realpath(target))  # unlike `resolve` it takes a circle of links for what it is
+        is_file = stat.S_ISREG(real.lstat().st_mode)
     except FileNotFoundError:
-        return real
+        is_file = True  # once it is written
     except OSError as fault:
         raise error(f"{target}: cannot be written: {fault.strerror}.") from None
-    if not stat.S_ISREG(mode):
+    if not is_file:
         raise error(f"{target}: stands there, and is no regular file.", hint="Choose another path, or remove it first.")
-    return real
+    return CopyTarget(path=target, real=real)
 
 
 def copy(source: Path, path: Path, *, error: type[ConfigError]) -> Path:
@@ -106,24 +137,24 @@ def copy(source: Path, path: Path, *, error: type[ConfigError]) -> Path:
         ConfigError: as `error`; it cannot be written, or something that is no file stands there.
         DiskFull: there is no room for it.
     """
-    real = copy_target(source.name, path, error=error)
-    target = path / source.name if path.is_dir() else path
+    target = copy_target(source.name, path, error=error)
     try:
-        with _unfinished(real) as unfinished:
+        with _unfinished(target.real) as unfinished:
             shutil.copyfile(source, unfinished)
             with unfinished.open("rb") as file:
                 os.fsync(file.fileno())
     except OSError as fault:
         if is_for_want_of_room(fault):
-            raise DiskFull(str(target), fault.strerror or "no room") from None
-        raise error(f"{target}: cannot be written: {fault.strerror}.") from None
-    return target
+            raise DiskFull(str(target.path), fault.strerror or "no room") from None
+        raise error(f"{target.path}: cannot be written: {fault.strerror}.") from None
+    return target.path
 
 
 @contextmanager
 def _unfinished(path: Path) -> Iterator[Path]:
     """Give a new file of mode 0600 beside a path; it takes the path's place at the end, or goes if the block fails."""
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    beginning = path.name[:_NAMED_CHARACTERS]  # the whole name may be as long as a name can be
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{beginning}.")
     os.close(handle)
     unfinished = Path(name)
     try:

@@ -49,6 +49,8 @@ def never(*_: Any, **__: Any) -> Path:
         ("anna.state/model", "lies in"),
         ("fifo", "is no regular file"),
         ("circle", "is no regular file"),
+        ("x" * 300, "cannot be looked at: File name too long"),
+        ("x" * 300 + "/model", "cannot be looked at: File name too long"),
     ],
 )
 @pytest.mark.parametrize("way", ["itself", "symlink", "link"])
@@ -69,10 +71,10 @@ def test_what_is_needed_stays(
     if way == "symlink":
         out = folder / "symlink"
         out.symlink_to(name)
-    elif way == "link" and out.is_file():
+    elif way == "link" and os.path.isfile(out):  # noqa: PTH113
         out = folder / "link"
         os.link(folder / name, out)
-    before = (folder / name).read_bytes() if (folder / name).is_file() else None
+    before = (folder / name).read_bytes() if os.path.isfile(folder / name) else None  # noqa: PTH113 (it takes any name)
     assert run((*files.run_arguments("anna"), "--out", str(out))) == 3
     assert said in capfd.readouterr().err
     assert before is None or (folder / name).read_bytes() == before
@@ -87,6 +89,14 @@ def test_all_else_is_written(files: TrialFiles, where: str) -> None:
     written = {"folder": "folder/model.safetensors", "symlink": "folder/led-to"}.get(where, where)
     assert (files.folder / written).read_bytes() == b"weights"
     assert (files.folder / "symlink").is_symlink()
+
+
+def test_a_model_that_cannot_be_looked_at_is_told(
+    files: TrialFiles, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(running, "run_peer", lambda *_, **__: files.folder / ("x" * 300))
+    assert run(files.run_arguments("anna")) == 10
+    assert "cannot be read: File name too long." in capfd.readouterr().err
 
 
 def test_a_device_that_came_meanwhile_is_not_replaced(files: TrialFiles) -> None:

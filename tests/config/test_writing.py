@@ -55,3 +55,32 @@ def test_a_share_that_syncs_no_folders_will_do(
         with pytest.raises(PeerFileError, match="cannot be written"):
             writing.copy(source, target, error=PeerFileError)
     assert [path.name for path in target.parent.iterdir()] == ["copy"]
+
+
+LONG = "x" * 300
+NO_SUCH = {"long": LONG, "within long": f"{LONG}/copy", "within a file": "model/copy", "nowhere": "nowhere/copy"}
+
+
+@pytest.mark.parametrize("out", NO_SUCH.values(), ids=NO_SUCH)
+def test_where_nothing_can_be_written_is_said(source: Path, out: str) -> None:
+    with pytest.raises(PeerFileError):
+        writing.copy(source, source.parent / out, error=PeerFileError)
+
+
+@pytest.mark.parametrize("fails", ["stat", "lstat"])
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EIO, errno.ESTALE])
+def test_where_it_cannot_be_looked_at_is_said(
+    source: Path, monkeypatch: pytest.MonkeyPatch, number: int, fails: str
+) -> None:
+    def fail(*_: object, **__: object) -> os.stat_result:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(Path, fails, fail)
+    monkeypatch.setattr(os, fails, fail)
+    with pytest.raises(PeerFileError, match=os.strerror(number)):
+        writing.copy(source, source.parent / "out", error=PeerFileError)
+
+
+def test_a_name_may_be_as_long_as_a_name_can_be(source: Path) -> None:
+    copied = writing.copy(source, source.parent / ("x" * 255), error=PeerFileError)
+    assert copied.read_text() == "weights"
