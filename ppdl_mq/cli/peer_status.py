@@ -72,7 +72,7 @@ def status_text(found: dict[str, Any], *, now: float) -> str:
         needs = f"waiting until {', '.join(found['waiting_for'])} has what it needs"
         lines.append(f"  {model}; {needs}; nothing of this peer is lost if it is stopped")
     if "rests_s" in found and found["running"]:
-        because = f": {found['abandons_first']} abandons again and again" if found["abandons_first"] else ""
+        because = f": {found['abandons_first']} abandons again and again" if found.get("abandons_first") else ""
         lines.append(f"  the next attempt begins in {_long(found['rests_s'])}{because}")
     if any(found["last_contact"].values()):
         heard = [f"{name} {_ago(at, now) if at else 'never'}" for name, at in found["last_contact"].items()]

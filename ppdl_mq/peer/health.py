@@ -75,7 +75,14 @@ def check(settings: PeerSettings, manifest: Manifest | None, *, max_age_s: float
         )
     if _is_of_the_process_before(status, folder / LOCK_NAME):
         return _starting(folder)
-    age_s = max(0.0, time.time() - float(status["updated"]))
+    age_s = time.time() - float(status["updated"])
+    if -age_s > max_age_s:  # it would count as well until then
+        raise Unwell(
+            f"The status of {status['peer']} is {-age_s:.0f} s ahead of the clock.",
+            hint="A loop that goes round writes it anew at once, also when the clock was set back. If this stays, stop "
+            "the process and run it again: it goes on where it was.",
+        )
+    age_s = max(0.0, age_s)
     if age_s > max_age_s:
         raise Unwell(
             f"The loop of {status['peer']} has not gone round for {age_s:.0f} s, while {status['phase']}.",

@@ -5,9 +5,9 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 from ppdl_mq.config.manifest import Manifest
 from ppdl_mq.config.settings import PeerSettings
@@ -15,6 +15,8 @@ from ppdl_mq.errors import JournalError, PeerFileError
 from ppdl_mq.peer.folders import GIVEN_UP_NAME, LOCK_NAME, state_folder
 from ppdl_mq.peer.progress import STATUS_NAME
 from ppdl_mq.protocol.phases import Phase
+
+Check: TypeAlias = Callable[[Any], bool]
 
 # What a status of an earlier version of this program lacks.
 _UNTOLD: Final[Mapping[str, Any]] = {
@@ -35,13 +37,63 @@ _TOLD: Final = frozenset(
     {"trial", "trial_id", "peer", "phase", "phase_s", "waiting_for", "not_there_yet", "refused"}
     | {"received", "published_messages", "published_bytes", "reconnects"}
 )
-# Of what kind they and others are where they are there; what people and probes are told is made of them.
-_KINDS: Final[Mapping[type | tuple[type, ...], tuple[str, ...]]] = {
-    str: ("trial", "trial_id", "peer", "phase"),
-    list: ("waiting_for", "not_there_yet", "members", "dropped", "left", "going_on_without_this_peer"),
-    dict: ("refused", "waiting_since", "last_contact", "unsent", "other_manifests", "set_aside"),
-    int: ("turn", "turns", "round", "rounds", "step", "attempt", "word", "pid", "received", "published_messages"),
-    (int, float): ("phase_s", "updated"),
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str)
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and abs(value) <= _MOST
+
+
+def _is_number(value: Any) -> bool:
+    # NaN compares with nothing, and what is infinite would be younger than any limit for ever.
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= _MOST
+
+
+def _or_null(is_one: Check) -> Check:
+    return lambda value: value is None or is_one(value)
+
+
+def _list_of(is_one: Check) -> Check:
+    return lambda value: isinstance(value, list) and all(map(is_one, value))
+
+
+def _each(is_one: Check) -> Check:
+    return lambda value: isinstance(value, dict) and all(map(is_one, value.values()))
+
+
+def _has(**checks: Check) -> Check:
+    return lambda value: (
+        isinstance(value, dict) and all(key in value and is_one(value[key]) for key, is_one in checks.items())
+    )
+
+
+_TOLD_OF_TURNS: Final = frozenset({"turn", "turns"})
+_TOLD_OF_ROUNDS: Final = frozenset({"round", "rounds", "step", "attempt", "word", "members"})
+# No number of a status comes near it; more would not be a float, nor a time.
+_MOST: Final = 10**15
+_NAMES: Final = ("waiting_for", "not_there_yet", "members", "dropped", "left", "going_on_without_this_peer")
+_COUNTS: Final = (
+    *("turn", "turns", "round", "rounds", "step", "attempt", "word", "agreed_round", "pid", "received"),
+    *("published_messages", "published_bytes", "reconnects", "asked_again", "sent_again"),
+)
+# Of what form they and others are where they are there; what people and probes are told is made of them.
+_FORMS: Final[Mapping[str, Check]] = {
+    **dict.fromkeys(("trial", "trial_id", "peer", "phase"), _is_text),
+    **dict.fromkeys(_NAMES, _list_of(_is_text)),
+    **dict.fromkeys(_COUNTS, _is_count),
+    **dict.fromkeys(("phase_s", "updated", "rests_s"), _is_number),
+    **dict.fromkeys(("unsent", "refused"), _each(_is_count)),
+    "waiting_since": _each(_is_number),
+    "last_contact": _each(_or_null(_is_number)),
+    "other_manifests": _each(_list_of(_is_text)),
+    "set_aside": _has(records=_is_count, bytes=_is_count, limit=_is_count),
+    "abandons_first": _or_null(_is_text),
+    "inbox_messages": _or_null(_is_count),
+    "checkpoint_at": _or_null(_is_number),
+    "relay": _has(state=_is_text, since=_is_number, host=_or_null(_is_text), tries=_is_count, reason=_is_text),
 }
 
 
@@ -83,13 +135,10 @@ def _whole(status: Any) -> dict[str, Any]:
     """
     if not isinstance(status, dict) or not status.keys() >= _TOLD:
         raise ValueError("not a status")
-    if not (
-        {"turn", "turns"} <= status.keys() or {"round", "rounds", "step", "attempt", "word", "members"} <= status.keys()
-    ):
+    if not status.keys() >= (_TOLD_OF_ROUNDS if is_of_rounds(status) else _TOLD_OF_TURNS):
         raise ValueError("a status of no protocol")
-    for kind, keys in _KINDS.items():
-        if not all(isinstance(status[key], kind) for key in keys if key in status):
-            raise ValueError("a status of another form")
+    if not all(is_one(status[key]) for key, is_one in _FORMS.items() if key in status):
+        raise ValueError("a status of another form")
     return status
 
 
@@ -136,7 +185,7 @@ def peers_in(status: Mapping[str, Any], manifest: Manifest | None) -> tuple[str,
     """
     if manifest is not None:
         return manifest.peer_names
-    return tuple(sorted({status["peer"], *status["members"], *status["dropped"], *status["left"]}))
+    return tuple(sorted({status["peer"], *status["members"], *status.get("dropped", ()), *status.get("left", ())}))
 
 
 def without_this_peer(status: Mapping[str, Any]) -> str | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -12,14 +13,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from ppdl_mq.cli import exit_codes
 from ppdl_mq.cli.main import run
 from ppdl_mq.cli.peer_status import status_text
+from ppdl_mq.config import limits
 from ppdl_mq.config.reading import read_settings
-from ppdl_mq.errors import Unwell
+from ppdl_mq.errors import JournalError, Unwell
 from ppdl_mq.peer import health
 from ppdl_mq.peer.journal import take_lock
+from ppdl_mq.peer.status import is_of_rounds, peers_in, read_status
 from ppdl_mq.transport.memory import MemoryRelay, MemoryTransport
 from tests.trial import TrialInProcess, manifest_for
 from tests.trials.files import TrialFiles
@@ -117,6 +122,74 @@ def test_a_status_that_is_damaged_is_said(
         exit_codes.UNWELL if "--check" in asks else exit_codes.STATE
     )
     assert "cannot be read" in capfd.readouterr().err
+
+
+ROUNDS = {key: value for key, value in STATUS.items() if key not in ("turn", "turns")} | {
+    "round": 2,
+    "rounds": 3,
+    "step": 3,
+    "attempt": 1,
+    "word": 32,
+    "members": ["anna", "bert"],
+    "agreed_round": 1,
+    "dropped": [],
+    "left": ["cleo"],
+    "going_on_without_this_peer": [],
+    "rests_s": 30,
+    "abandons_first": None,
+    "relay": {"state": "connected", "since": 1.0, "host": None, "tries": 0, "reason": "", "reconnects": 0},
+}
+SCALARS = (
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=3) | st.sampled_from([1e300, 10**400])
+)
+VALUES = st.recursive(
+    SCALARS,
+    lambda within: (
+        st.lists(within, max_size=2)
+        | st.dictionaries(st.sampled_from(["bert", "state", "since", "records"]), within, max_size=3)
+    ),
+    max_leaves=4,
+)
+
+
+@given(whole=st.sampled_from([STATUS, ROUNDS]), data=st.data())
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_whatever_a_status_holds_is_told_or_damage(files: TrialFiles, lock: int, whole: Any, data: Any) -> None:
+    keys = sorted({*whole, "updated", "relay", "round", "rests_s"})
+    changes = data.draw(st.dictionaries(st.sampled_from(keys), VALUES, min_size=1, max_size=2))
+    folder, own = files.state("anna"), read_settings(files.settings_path("anna"))
+    written = json.dumps(whole | {"updated": time.time()} | changes)
+    (folder / "status.json").write_text(written)
+    with contextlib.suppress(Unwell):
+        found_well = health.check(own, files.manifest)
+        assert found_well.age_s is None or found_well.age_s <= limits.HEALTHY_S
+    with contextlib.suppress(JournalError):
+        found = read_status(own, files.manifest)
+        assert status_text(found, now=time.time())
+        assert not is_of_rounds(found) or peers_in(found, None)
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [{"waiting_for": [1]}, {"updated": float("inf")}, {"updated": float("nan")}, {"relay": {}}, {"round": 1}],
+    ids=str,
+)
+def test_a_status_whose_elements_are_of_another_form_is_damaged(
+    files: TrialFiles, odd: dict[str, Any], capfd: pytest.CaptureFixture[str]
+) -> None:
+    says(files, **odd)
+    config = str(files.settings_path("anna"))
+    assert run(("peer", "status", "--config", config)) == exit_codes.STATE
+    assert run(("peer", "status", "--config", config, "--check")) == exit_codes.UNWELL
+    assert capfd.readouterr().err.count("cannot be read") == 2
+
+
+def test_a_status_that_is_ahead_of_the_clock_is_not_well_until_then(files: TrialFiles, lock: int) -> None:
+    says(files, updated=time.time() + 60)
+    assert checked(files).age_s == 0.0
+    says(files, updated=time.time() + 9_000)
+    with pytest.raises(Unwell, match="ahead of the clock"):
+        checked(files)
 
 
 @pytest.mark.parametrize("trial", [True, False])
