@@ -12,11 +12,14 @@ from ppdl_mq.config.broker import BrokerAddress
 from ppdl_mq.config.settings import PeerSettings
 from ppdl_mq.config.writing import copy_target, is_folder
 from ppdl_mq.errors import PeerFileError
+from ppdl_mq.peer.folders import GIVEN_UP_NAME, JOURNAL_NAME
+from ppdl_mq.peer.progress import STATUS_NAME
 
 _ANOTHER = "Choose another --out."
+_OF_A_TRIAL = (JOURNAL_NAME, STATUS_NAME, GIVEN_UP_NAME)  # one of them is in every state folder
 
 
-def check_out(out: Path, name: str, settings: PeerSettings, *, config: Path, trial: Path) -> None:
+def check_out(out: Path, name: str, settings: PeerSettings, *, config: Path, trial: Path, folder: Path) -> None:
     """Return if a copy of the model may be written to a path; said before a trial that may take months.
 
     Args:
@@ -25,6 +28,7 @@ def check_out(out: Path, name: str, settings: PeerSettings, *, config: Path, tri
         settings: the organisation's own.
         config: their file.
         trial: the manifest's file.
+        folder: the state folder of the trial.
 
     Raises:
         PeerFileError: its folder does not exist, it cannot be looked at, or something stands there that must stay.
@@ -35,11 +39,28 @@ def check_out(out: Path, name: str, settings: PeerSettings, *, config: Path, tri
     for what, path in _kept(settings, config, trial):
         if _is_same(target, path):
             raise PeerFileError(f"--out {out} is {what}, which the model would replace.", hint=_ANOTHER)
-    if target.is_relative_to(os.path.realpath(settings.state_dir)):
+    if (kept := _trial_around(target, settings, folder)) is not None:
         raise PeerFileError(
-            f"--out {out} lies in {settings.state_dir}, where the journals of trials are.",
-            hint=f"{_ANOTHER[:-1]}, or none: the model is kept in the trial's own folder there.",
+            f"--out {out} lies in {kept}, where a trial is kept.",
+            hint=f"{_ANOTHER[:-1]}, or none: the model is kept in the trial's own folder.",
         )
+
+
+def _trial_around(target: Path, settings: PeerSettings, folder: Path) -> Path | None:
+    """Return the state folder in which a path lies; None in none, as beside them where `state_dir` holds all there is.
+
+    Args:
+        target: its real path.
+        settings: the organisation's own.
+        folder: the state folder of the trial that is to be run; may be missing.
+    """
+    if target.is_relative_to(os.path.realpath(folder)):
+        return folder
+    state_dir = Path(os.path.realpath(settings.state_dir))
+    if target.parent == state_dir or not target.is_relative_to(state_dir):
+        return None
+    another = state_dir / target.relative_to(state_dir).parts[0]
+    return another if any(os.path.lexists(another / name) for name in _OF_A_TRIAL) else None
 
 
 def _kept(settings: PeerSettings, config: Path, trial: Path) -> Iterator[tuple[str, Path]]:

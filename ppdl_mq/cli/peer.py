@@ -24,7 +24,7 @@ from ppdl_mq.config.settings_text import settings_text
 from ppdl_mq.crypto.identity import Identity
 from ppdl_mq.errors import PeerFileError
 from ppdl_mq.peer.durable import is_there
-from ppdl_mq.peer.folders import MODEL_NAME
+from ppdl_mq.peer.folders import MODEL_NAME, state_folder
 from ppdl_mq.peer.identity_file import is_sealed, read_identity
 from ppdl_mq.peer.progress import PROGRESS_NAME, final_entry
 from ppdl_mq.peer.status import kept_phase
@@ -157,7 +157,7 @@ def run(
     """
     manifest, settings = read_manifest(trial), read_settings(config)
     if out is not None:
-        check_out(out, MODEL_NAME, settings, config=config, trial=trial)
+        check_out(out, MODEL_NAME, settings, config=config, trial=trial, folder=state_folder(settings, manifest))
     if device is not None:
         settings = settings.model_copy(update={"device": device})
     if metrics is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +47,8 @@ def never(*_: Any, **__: Any) -> Path:
         ("phrase", "is the file of the passphrase"),
         ("password", "is the file of the broker's password"),
         ("relay.sqlite", "is the embedded relay"),  # not there yet
-        ("anna.state/model", "lies in"),
+        ("anna.state/another/model", "lies in"),
+        ("anna.state/another/set-aside-1/model", "lies in"),
         ("fifo", "is no regular file"),
         ("circle", "is no regular file"),
         ("x" * 300, "cannot be looked at: File name too long"),
@@ -64,7 +66,8 @@ def test_what_is_needed_stays(
 ) -> None:
     monkeypatch.setattr(running, "run_peer", never)
     folder = files.folder
-    (folder / "anna.state").mkdir()
+    (folder / "anna.state" / "another" / "set-aside-1").mkdir(parents=True)
+    (folder / "anna.state" / "another" / "journal.sqlite").touch()
     os.mkfifo(folder / "fifo")
     (folder / "circle").symlink_to("circle")
     out = folder / name
@@ -89,6 +92,25 @@ def test_all_else_is_written(files: TrialFiles, where: str) -> None:
     written = {"folder": "folder/model.safetensors", "symlink": "folder/led-to"}.get(where, where)
     assert (files.folder / written).read_bytes() == b"weights"
     assert (files.folder / "symlink").is_symlink()
+
+
+def test_the_folder_of_the_trial_is_kept_free_before_it_is_there(
+    files: TrialFiles, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(running, "run_peer", never)
+    (files.folder / "anna.state").mkdir()
+    assert run((*files.run_arguments("anna"), "--out", str(files.state("anna")))) == 3
+    assert "lies in" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("where", ["model", "folder", "folder/model"])
+def test_a_state_dir_that_holds_all_there_is_keeps_its_trials_only(files: TrialFiles, where: str) -> None:
+    text = files.settings_path("anna").read_text()
+    files.settings_path("anna").write_text(re.sub("(?m)^state_dir = .*", 'state_dir = "."', text))
+    (files.folder / "folder").mkdir()
+    assert run((*files.run_arguments("anna"), "--out", str(files.folder / where))) == 0
+    written = files.folder / ("folder/model.safetensors" if where == "folder" else where)
+    assert written.read_bytes() == b"weights"
 
 
 def test_a_model_that_cannot_be_looked_at_is_told(
