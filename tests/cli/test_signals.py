@@ -67,6 +67,28 @@ def test_a_signal_while_it_imports_ends_it_with_a_sentence(number: signal.Signal
     assert said.strip() == (stopped if command == "run" else "error: Interrupted.")
 
 
+# The second signal comes while the first is told.
+TWO_SIGNALS = """
+import os, signal, sys
+from ppdl_mq.cli import main
+
+def told(_):
+    try:
+        signal.raise_signal(signal.SIGTERM)
+    except KeyboardInterrupt:
+        signal.raise_signal(signal.Signals(int(sys.argv[1])))
+
+main.run = told
+main.entry()
+"""
+
+
+@pytest.mark.parametrize("second", [signal.SIGINT, signal.SIGTERM])
+def test_a_second_signal_before_the_loop_leaves_the_code_of_the_first(second: signal.Signals) -> None:
+    done = subprocess.run([sys.executable, "-c", TWO_SIGNALS, str(int(second))], check=False, timeout=WAIT_S)
+    assert done.returncode == exit_codes.INTERRUPTED
+
+
 def test_sigterm_ends_it_while_it_reads_its_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def reads(*_: Any, **__: Any) -> Path:
         os.kill(os.getpid(), signal.SIGTERM)
