@@ -103,7 +103,7 @@ def final_entry(folder: Path) -> dict[str, Any] | None:
     """Return what was noted of the trial's result, or None."""
     try:
         lines = (folder / PROGRESS_NAME).read_text(encoding="utf-8").splitlines()
-    except OSError:
+    except (OSError, ValueError):  # ValueError: it is no text
         return None
     entries = [entry for line in lines if '"event": "final"' in line and (entry := _entry(line)) is not None]
     return entries[-1] if entries else None
@@ -112,10 +112,10 @@ def final_entry(folder: Path) -> dict[str, Any] | None:
 def _entry(line: str) -> dict[str, Any] | None:
     """Return an entry, or None for a line that a crash left half written."""
     try:
-        entry: dict[str, Any] = json.loads(line)
+        entry = json.loads(line)
     except (ValueError, RecursionError):
         return None
-    return entry
+    return entry if isinstance(entry, dict) else None
 
 
 def _append(path: Path, line: bytes) -> None:

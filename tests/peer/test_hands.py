@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from ppdl_mq.peer import hands
-from ppdl_mq.peer.progress import PROGRESS_NAME
+from ppdl_mq.peer.progress import PROGRESS_NAME, final_entry
 from ppdl_mq.training.saving import save_model
 from ppdl_mq.transport.memory import MemoryRelay, MemoryTransport
 from tests.trial import WAIT_S, TrialInProcess, manifest_for
@@ -48,3 +48,9 @@ def test_who_dies_when_the_model_is_written_has_noted_how_good_it_is(
     for name in trial.manifest.peer_names:
         lines = (tmp_path / name / PROGRESS_NAME).read_text().splitlines()
         assert [json.loads(line)["event"] for line in lines].count("final") == 1
+
+
+@pytest.mark.parametrize("found", [b"\xff\xfe", b'[""event": "final""]\n', b'{"event": "final"\n'])
+def test_a_progress_that_is_damaged_ends_nothing(tmp_path: Path, found: bytes) -> None:
+    (tmp_path / PROGRESS_NAME).write_bytes(found)
+    assert final_entry(tmp_path) is None
