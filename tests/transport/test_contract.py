@@ -65,7 +65,7 @@ def test_a_message_over_the_limit_is_refused_and_the_next_is_not(relay: Relay) -
 
 
 def test_a_large_set_is_consumed_lazily(relay: Relay) -> None:
-    sender, observer = relay.open("b"), relay.open()
+    sender, observer = relay.open("b"), relay.open(message_bytes=1_000_000)
     size, count = 1_000_000, 40
     under_way = 18  # 16 MiB, the one that is being made, and one that waits for room
 
@@ -273,7 +273,7 @@ def test_a_message_larger_than_any_of_the_trial_comes_cut_off(relay: Relay) -> N
     taken = [reader.get("a") for _ in expected]
     assert bodies(taken) == expected
     reader.requeue(taken)
-    reader.subscribe("a")
+    subscribe_soon(reader, "a")
     received = receive_all(reader, len(expected))
     assert bodies(received) == expected
     reader.ack(received)
