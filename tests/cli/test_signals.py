@@ -36,7 +36,9 @@ while True:
 
 # Its imports take as long as they would on a slow disk.
 SLOW_TO_IMPORT = """
-import importlib.abc, sys, time
+import importlib.abc, signal, sys, time
+
+signal.signal(signal.SIGINT, signal.default_int_handler)  # as at a terminal: a shell's job in the background ignores it
 
 class Slow(importlib.abc.MetaPathFinder):
     def find_spec(self, name, path=None, target=None):
