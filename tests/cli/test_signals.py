@@ -74,6 +74,8 @@ TWO_SIGNALS = """
 import os, signal, sys
 from ppdl_mq.cli import main
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # as above
+
 def told(_):
     try:
         signal.raise_signal(signal.SIGTERM)
