@@ -102,7 +102,7 @@ class Mailroom:
                     if header is not None and header.sender in self._driver.waiting_for():
                         self.heard()
                 except RemoteError as error:
-                    self.refuse(error, part)
+                    self._refuse(error, part)
             self._intake.flush()
 
     def heard(self) -> None:
@@ -191,7 +191,7 @@ class Mailroom:
             self._intake.settle(row, header)
             return error
         except RemoteError as error:
-            self.refuse(error, header.encode())
+            self._refuse(error, header.encode())
             self._intake.settle(row, header, remember=False)
             if isinstance(error, ManifestMismatch):
                 return error
@@ -272,9 +272,9 @@ class Mailroom:
         """Refuse several messages with one sync of the disk."""
         with self._journal.transaction():
             for error, message in refused:
-                self.refuse(error, message)
+                self._refuse(error, message)
 
-    def refuse(self, error: RemoteError, message: bytes) -> None:
+    def _refuse(self, error: RemoteError, message: bytes) -> None:
         """Count what is refused, set it aside while there is room, and say so now and then."""
         count = self._quarantine.add(error, message)
         if count & (count - 1) == 0:  # 1, 2, 4, 8, ...: a flood must not fill the log as well

@@ -67,12 +67,13 @@ def round_trip(session: Session, broker: BrokerAddress, wanted: Wanted | None, c
         yield way
         return
     what = f"{_chunks(chunk_bytes)} chunks of {chunk_bytes} bytes"
-    try:
-        with session.within(_LONG_S):
-            finding = _tried(session, channel, way, broker, what, lambda: _measure(channel, way, broker, chunk_bytes))
-    except Late:  # nothing can be taken back either
-        finding = _late(way, what)
-    yield finding
+    yield _in_time(
+        session,
+        way,
+        what,
+        _LONG_S,
+        lambda: _tried(session, channel, way, broker, what, lambda: _measure(channel, way, broker, chunk_bytes)),
+    )
 
 
 def short_trip(session: Session, broker: BrokerAddress, wanted: Wanted) -> Iterator[Finding]:
@@ -86,13 +87,31 @@ def short_trip(session: Session, broker: BrokerAddress, wanted: Wanted) -> Itera
     if isinstance(way, Finding):
         return
     what = f"{_SMALL} small messages"
-    try:
-        with session.within(_SOON_S):
-            finding = _tried(session, channel, way, broker, what, lambda: _pass_through(channel, way, broker))
-    except Late:  # nothing can be taken back either
-        finding = _late(way, what)
+    finding = _in_time(
+        session,
+        way,
+        what,
+        _SOON_S,
+        lambda: _tried(session, channel, way, broker, what, lambda: _pass_through(channel, way, broker)),
+    )
     if finding.result in ("warn", "fail"):
         yield finding
+
+
+def _in_time(session: Session, way: _Way, what: str, seconds: float, tries: Callable[[], Finding]) -> Finding:
+    """Return what a try finds, or that it took longer, wherever in it that was noticed."""
+    try:
+        with session.within(seconds):
+            return tries()
+    except Late:  # nothing can be taken back either
+        return Finding(
+            check="round trip",
+            result="fail",
+            says=f"The queue {way.queue} does not take {what}: it does not answer.",
+            todo="Peers wait until it does. Is a node of the broker down, and with it most copies of the queue?",
+            line="rabbitmq-diagnostics cluster_status",
+            passes=True,
+        )
 
 
 def _tried(
@@ -125,17 +144,6 @@ def _tried(
         with contextlib.suppress(amqp.AMQPError, Late):  # what was found is to be told
             _take_back(channel, way)
     return finding
-
-
-def _late(way: _Way, what: str) -> Finding:
-    return Finding(
-        check="round trip",
-        result="fail",
-        says=f"The queue {way.queue} does not take {what}: it does not answer.",
-        todo="Peers wait until it does. Is a node of the broker down, and with it most copies of the queue?",
-        line="rabbitmq-diagnostics cluster_status",
-        passes=True,
-    )
 
 
 def _unroutable(session: Session, way: _Way, broker: BrokerAddress) -> Finding:
