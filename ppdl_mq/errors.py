@@ -4,7 +4,8 @@ PpdlError
 ├── LocalError              this organisation's own side
 │   ├── ConfigError         a file that a person wrote
 │   │   ├── ManifestError   the trial's manifest
-│   │   └── PeerFileError   the organisation's own settings
+│   │   ├── PeerFileError   the organisation's own settings
+│   │   └── PrivacyBudget   what the trial would cost in differential privacy is more than the settings allow
 │   ├── IdentityError       a key file: missing, readable by others, not in the manifest
 │   │   └── PassphraseError
 │   ├── JournalError        the state folder: damaged, of another trial
@@ -77,6 +78,10 @@ class ManifestError(ConfigError):
 
 class PeerFileError(ConfigError):
     """The organisation's own settings are missing, malformed or nonsensical."""
+
+
+class PrivacyBudget(ConfigError):
+    """What a trial costs in differential privacy is more than the settings allow, or is not known."""
 
 
 class IdentityError(LocalError):

@@ -67,6 +67,7 @@ class Origin:
         seed_mark: a number that follows from the sample seed, and from which nothing of use follows.
         rows: of the peer's training samples. (Which ones, nobody checks.)
         device: where it is computed.
+        private: clip and noise of differential privacy; empty without.
     """
 
     trial_id: bytes
@@ -76,6 +77,7 @@ class Origin:
     seed_mark: int
     rows: int
     device: torch.device
+    private: tuple[float, ...] = ()
 
     def as_data(self) -> dict[str, Any]:
         """Return plain data that only equal origins share."""
@@ -87,6 +89,7 @@ class Origin:
             "seed": self.seed_mark,
             "rows": self.rows,
             "device": self.device.type,
+            "private": list(self.private),
             "torch": str(torch.__version__),  # another build comes to other bits anyway
         }
 

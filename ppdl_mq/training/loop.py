@@ -73,6 +73,13 @@ class Keep(Protocol):
         """Note where the run stands; `is_stopping` says that it will not go on."""
 
 
+class Gradient(Protocol):
+    """Computes the gradient of one batch."""
+
+    def __call__(self, step: int, inputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        """Put the gradient of step `step` of the run, from 0, into the parameters; return the mean loss, ()."""
+
+
 def sgd(module: torch.nn.Module, training: Training, epoch: int) -> torch.optim.SGD:
     """Return a new optimizer, its momentum at zero, with the rate of a trial's epoch."""
     return torch.optim.SGD(
@@ -94,6 +101,7 @@ def run(
     stop: threading.Event | None = None,
     start: Standing | None = None,
     keep: Keep | None = None,
+    gradient: Gradient | None = None,
 ) -> Tally:
     """Train a module in place.
 
@@ -107,6 +115,7 @@ def run(
         stop: ends the run before the next batch.
         start: where an earlier process left the run, if it did; module, optimizer and generators must be there, too.
         keep: writes checkpoints.
+        gradient: instead of the plain one of the mean loss.
 
     Raises:
         Interrupted: `stop` was set.
@@ -114,6 +123,8 @@ def run(
     """
     home = samples.inputs.device
     at = start or Standing.start(device)
+    if gradient is None:
+        gradient = _plain(module, loss)
     module.train()
     with torch_errors("Training failed"):
         for batch in itertools.islice(batches, at.steps, None):
@@ -126,16 +137,24 @@ def run(
             inputs = samples.inputs[here].to(device)  # (k, *shape)
             targets = samples.targets[here].to(device)  # (k) or (k, 1)
             optimizer.zero_grad()
-            value = loss(module(inputs), targets)  # ()
-            value.backward()  # type: ignore[no-untyped-call]  # torch has no annotation here
+            value = gradient(at.steps, inputs, targets)  # ()
             optimizer.step()
-            at.total += value.detach() * len(batch)
+            at.total += value * len(batch)
             at.steps += 1
             at.rows += len(batch)
         if keep is not None:  # who is stopping does not wait for this result: it would be trained again
             keep(at, is_stopping=stop is not None and stop.is_set())
         mean = at.total.item() / at.rows if at.rows else None
     return Tally(at.steps, at.rows, mean)
+
+
+def _plain(module: torch.nn.Module, loss: Loss) -> Gradient:
+    def gradient(step: int, inputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:  # noqa: ARG001 (of no account)
+        value = loss(module(inputs), targets)
+        value.backward()  # type: ignore[no-untyped-call]  # torch has no annotation here
+        return value.detach()
+
+    return gradient
 
 
 @contextmanager

@@ -78,17 +78,26 @@ def turn_batches(training: Training, turn: Turn, sample_seed: bytes, *, rows: in
         sample_seed: the peer's secret, 32 bytes.
         rows: the peer's training rows.
     """
+    first, last = turn_run(training, turn.ordinal, rows=rows)
+    return batch_run(sample_seed, first, last, rows=rows, batch_size=training.batch_size)
+
+
+def turn_run(training: Training, ordinal: int, *, rows: int) -> tuple[int, int]:
+    """Return the numbers of a turn's first batch and of the one after its last, in the endless row of all batches.
+
+    Args:
+        training: turn kind and batch size.
+        ordinal: of the turn among all of its peer, from 0.
+        rows: the peer's training rows.
+    """
     count = batches_of_epoch(rows, training.batch_size)
     if training.turn_epochs is not None:
-        first = turn.ordinal * training.turn_epochs * count
-        last = first + training.turn_epochs * count
-    elif training.turn_steps is not None:
-        first = turn.ordinal * training.turn_steps
-        last = first + training.turn_steps
-    else:
-        first = turn.epoch * count + count * turn.cycle // training.turns_per_epoch
-        last = turn.epoch * count + count * (turn.cycle + 1) // training.turns_per_epoch
-    return batch_run(sample_seed, first, last, rows=rows, batch_size=training.batch_size)
+        return ordinal * training.turn_epochs * count, (ordinal + 1) * training.turn_epochs * count
+    if training.turn_steps is not None:
+        return ordinal * training.turn_steps, (ordinal + 1) * training.turn_steps
+    epoch, cycle = divmod(ordinal, training.turns_per_epoch)
+    cuts = training.turns_per_epoch
+    return epoch * count + count * cycle // cuts, epoch * count + count * (cycle + 1) // cuts
 
 
 def rehearsal_seed(sample_seed: int, peer: str) -> bytes:

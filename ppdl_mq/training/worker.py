@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import copy
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 import torch
@@ -20,6 +20,8 @@ from ppdl_mq.protocol.schedule import Turn
 from ppdl_mq.training import determinism, loop, order, plugin
 from ppdl_mq.training.checkpoint import Keeper, Origin, Shelf
 from ppdl_mq.training.data.samples import Samples, Split
+from ppdl_mq.training.private.gradient import Mechanism, PrivateGradient, needs_single_rows
+from ppdl_mq.training.private.randomness import Randomness, turn_key
 from ppdl_mq.wire.trial_id import trial_id
 
 _RESIDENT_BYTES = 2 * 1024**3  # data up to this size stays on the accelerator
@@ -66,22 +68,31 @@ class Worker:
         split: the organisation's samples, prepared.
         device: where to compute.
         checkpoints: where those of a turn lie; without it a turn that ends in the middle begins anew.
+        mechanism: of differential privacy; without it there is none.
 
     Raises:
         ModelError: the model cannot be built or flattened.
-        TrainingError: the model does not fit the data, or BatchNorm would meet a batch of one row.
+        TrainingError: the model does not fit the data, or BatchNorm would meet a batch of one row, or the model cannot
+            be trained with differential privacy.
     """
 
     checkpoints: Shelf | None = None  # here too, for a stand-in that has no model and none of this
 
     def __init__(
-        self, manifest: Manifest, split: Split, *, device: torch.device, checkpoints: Shelf | None = None
+        self,
+        manifest: Manifest,
+        split: Split,
+        *,
+        device: torch.device,
+        checkpoints: Shelf | None = None,
+        mechanism: Mechanism | None = None,
     ) -> None:
         determinism.apply(manifest.training.threads)
         self.checkpoints = checkpoints
         self.manifest = manifest
         self.split = split
         self.device = device
+        self.mechanism = mechanism
         self.loss = loop.LOSSES[manifest.training.loss]
         module = plugin.build_model(manifest.model, manifest.training)
         self.layout = Layout.of(module)
@@ -89,7 +100,10 @@ class Worker:
         self.train_samples = _resident(split.train, device)
         self._trial_id, self._layout_digest = trial_id(manifest), self.layout.digest()
         self._check_fit()
-        self._check_single_rows()
+        if mechanism is None:
+            self._check_single_rows()
+        else:
+            self._by_rows = self._asks_by_rows()
 
     @property
     def rows(self) -> int:
@@ -119,7 +133,7 @@ class Worker:
         """
         self._load(weights)
         training = self.manifest.training
-        batches = order.turn_batches(training, turn, sample_seed, rows=self.rows)
+        batches, gradient = self._steps(turn, weights, sample_seed)
         with determinism.seeded(order.turn_seed(sample_seed, turn), self.device):
             optimizer = loop.sgd(self.module, training, turn.epoch)
             keeper = self._keeper(turn, weights, sample_seed, optimizer)
@@ -133,6 +147,7 @@ class Worker:
                 stop=stop,
                 start=keeper.resume() if keeper is not None else None,
                 keep=keeper.keep if keeper is not None else None,
+                gradient=gradient,
             )
             # Gradients are as large as the model; they are not needed while the result is made.
             self.module.zero_grad(set_to_none=True)
@@ -188,6 +203,29 @@ class Worker:
         accuracy = None if self.manifest.training.loss == "mse" else right / rows
         return Evaluation(loss=loss / rows, accuracy=accuracy, samples=rows)
 
+    def _steps(
+        self, turn: Turn, weights: Buffer, sample_seed: bytes
+    ) -> tuple[Iterator[torch.Tensor], PrivateGradient | None]:
+        """Return the batches of a turn, and what computes their gradients if that is not the plain way."""
+        training, mechanism = self.manifest.training, self.mechanism
+        if mechanism is None:
+            return order.turn_batches(training, turn, sample_seed, rows=self.rows), None
+        batch_size = min(training.batch_size, self.rows)
+        key = turn_key(
+            sample_seed,
+            self._trial_id,
+            turn.number.to_bytes(8, "big"),
+            flatten.digest(weights),
+            numbers=(mechanism.clip, mechanism.noise, self.rows, batch_size),
+        )
+        randomness = Randomness(key)
+        first, last = order.turn_run(training, turn.ordinal, rows=self.rows)
+        batches = (randomness.rows(step, rows=self.rows, batch_size=batch_size) for step in range(last - first))
+        gradient = PrivateGradient(
+            mechanism, self.module, self.loss, randomness, expected_rows=batch_size, by_rows=self._by_rows
+        )
+        return batches, gradient
+
     def _keeper(
         self, turn: Turn, weights: Buffer, sample_seed: bytes, optimizer: torch.optim.Optimizer
     ) -> Keeper | None:
@@ -201,6 +239,7 @@ class Worker:
             seed_mark=order.derive(sample_seed, b"checkpoint"),
             rows=self.rows,
             device=self.device,
+            private=() if self.mechanism is None else (self.mechanism.clip, self.mechanism.noise),
         )
         return Keeper(self.checkpoints, origin, self.module, optimizer)
 
@@ -233,6 +272,13 @@ class Worker:
                 f"needs {list(needed)}.",
                 hint="Correct the model's outputs, or loss and classes, in the manifest.",
             )
+
+    def _asks_by_rows(self) -> bool:
+        """Find out how the gradients of single rows are computed, and whether they can be."""
+        module, train = copy.deepcopy(self.module).train(), self.split.train
+        one, target = train.inputs[:1].to(self.device), train.targets[:1].to(self.device)
+        with determinism.seeded(0, self.device):
+            return needs_single_rows(module, self.loss, one, target)
 
     def _check_single_rows(self) -> None:
         """Find out whether the model cannot train on the one row that is left over."""

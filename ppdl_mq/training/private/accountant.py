@@ -1,0 +1,124 @@
+"""What steps of the sampled Gaussian mechanism cost, as (epsilon, delta).
+
+The arithmetic is Opacus': Renyi differential privacy of the sampled Gaussian mechanism (Mironov, Talwar and Zhang,
+arXiv 1908.10530), its conversion by theorem 21 of Balle et al. (arXiv 1905.09982).
+
+Source: docs/PRIVACY.md, "What it costs".
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import math
+import warnings
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from ppdl_mq.errors import PrivacyBudget
+
+_ORDERS: Final = (*(1 + each / 10 for each in range(1, 100)), *range(11, 64), 80, 96, 128, 192, 256, 384, 512)
+_NOISE_STEP: Final = 1e-4
+LEAST_NOISE: Final = 0.3
+MOST_NOISE: Final = 10_000.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Steps:
+    """Steps of one kind.
+
+    Args:
+        count: how many.
+        batch_size: rows of a step on average.
+        rows: of all.
+        noise: standard deviation in units of the clip.
+    """
+
+    count: int
+    batch_size: int
+    rows: int
+    noise: float
+
+
+def epsilon(steps: Iterable[Steps], delta: float) -> float:
+    """Return what steps cost together, at this delta; 0 for none.
+
+    Raises:
+        PrivacyBudget: the library that counts is not installed.
+    """
+    found = [each for each in steps if each.count]
+    if not found:
+        return 0.0
+    total = np.zeros(len(_ORDERS))
+    for each in found:
+        total += _of_one_step(min(1.0, each.batch_size / each.rows), each.noise) * each.count
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that another order might give less: it is a bound all the same
+        spent, _ = _library().get_privacy_spent(orders=list(_ORDERS), rdp=total, delta=delta)
+    return max(0.0, float(spent))
+
+
+def least_noise(spent: Iterable[Steps], planned: Steps, budget: float, delta: float) -> float:
+    """Return the least noise with which planned steps, after those that are spent, stay within a budget.
+
+    Args:
+        spent: steps of before.
+        planned: those to come; their noise is passed over.
+        budget: the largest epsilon.
+        delta: at which.
+
+    Returns:
+        A multiple of 0.0001.
+
+    Raises:
+        PrivacyBudget: no noise is enough, or the library that counts is not installed.
+    """
+    before = list(spent)
+
+    def fits(noise: float) -> bool:
+        to_come = Steps(count=planned.count, batch_size=planned.batch_size, rows=planned.rows, noise=noise)
+        return epsilon([*before, to_come], delta) <= budget
+
+    low, high = LEAST_NOISE, LEAST_NOISE
+    while not fits(high):
+        if high >= MOST_NOISE:
+            raise PrivacyBudget(
+                f"No noise keeps {planned.count} steps within epsilon {budget:g} at delta {delta:g}.",
+                hint="Raise epsilon in [privacy], or agree on fewer epochs.",
+            )
+        low, high = high, min(MOST_NOISE, 2 * high)
+    while high - low > _NOISE_STEP / 4:
+        middle = (low + high) / 2
+        low, high = (low, middle) if fits(middle) else (middle, high)
+    return math.ceil(high / _NOISE_STEP) * _NOISE_STEP
+
+
+@functools.lru_cache(maxsize=256)
+def _of_one_step(rate: float, noise: float) -> npt.NDArray[np.float64]:
+    """Return the Renyi divergence of one step, for each order."""
+    compute = _library().compute_rdp
+    found = np.full(len(_ORDERS), np.inf)
+    for place, order in enumerate(_ORDERS):
+        with contextlib.suppress(ValueError, OverflowError):  # its series does not converge there: no bound from it
+            found[place] = compute(q=rate, noise_multiplier=noise, steps=1, orders=float(order))
+    return found
+
+
+def _library() -> Any:
+    """Import what counts: only a trial with [privacy] needs it.
+
+    Raises:
+        PrivacyBudget: it is not installed.
+    """
+    try:
+        from opacus.accountants.analysis import rdp
+    except ModuleNotFoundError as error:
+        raise PrivacyBudget(
+            f"Differential privacy needs {error.name}, which is not installed.",
+            hint="Install it: pip install 'ppdl-mq[privacy]'.",
+        ) from error
+    return rdp
