@@ -85,6 +85,9 @@ def status_text(found: dict[str, Any], *, now: float) -> str:
         lines.append(f"  asked others again {found['asked_again']} times, sent again {found['sent_again']} times")
     if found["checkpoint_at"] and not has_ended(found):
         lines.append(f"  checkpoint of the turn under way: {_ago(found['checkpoint_at'], now)}")
+    if budget := found.get("privacy"):
+        spent, allowed, delta = budget["epsilon"], budget["budget"], budget["delta"]
+        lines.append(f"  differential privacy: epsilon {spent:.3f} of {allowed:g} spent, at delta {delta:g}")
     for gone, words in (("dropped", "dropped by this organisation"), ("left", "left")):
         lines += [f"  {words}: {', '.join(found[gone])}"] if found.get(gone) else []
     if (gone_on := without_this_peer(found)) is not None:

@@ -75,6 +75,24 @@ class Metrics(Section):
     private: bool = False
 
 
+class Privacy(Section):
+    """Differential privacy of the organisation's training rows, which it applies by itself. See docs/PRIVACY.md.
+
+    Args:
+        epsilon: what one trial may cost at most.
+        delta: the probability with which the bound may fail; below 1 / training rows.
+        clip: the largest L2 norm of one row's gradient; larger ones are shortened to it.
+        noise: standard deviation of the noise in units of `clip`; without it the least that `epsilon` allows.
+        unprotected_holdout: says that the figures of the hold-out, which masked-average shares without noise, may be.
+    """
+
+    epsilon: float = Field(gt=0, le=100, allow_inf_nan=False)
+    delta: float = Field(ge=1e-15, lt=0.1, allow_inf_nan=False)
+    clip: float = Field(default=1.0, ge=1e-9, le=1e9, allow_inf_nan=False)
+    noise: float | None = Field(default=None, ge=0.3, le=10_000, allow_inf_nan=False)
+    unprotected_holdout: bool = False
+
+
 class PeerSettings(Section):
     """One organisation's settings. Relative paths are relative to the file.
 
@@ -93,6 +111,7 @@ class PeerSettings(Section):
         checkpoint_s: seconds between two checkpoints of a turn that is being trained; 0 for none at all.
         broker: the relay.
         data: the samples.
+        privacy: differential privacy; without it there is none.
         metrics: what a monitor may see.
     """
 
@@ -114,4 +133,5 @@ class PeerSettings(Section):
     checkpoint_s: float = Field(default=60.0, ge=0, allow_inf_nan=False)
     broker: Broker
     data: OwnData
+    privacy: Privacy | None = None
     metrics: Metrics = Field(default_factory=Metrics)

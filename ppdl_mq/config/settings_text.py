@@ -94,6 +94,14 @@ callable = {data}
 [data.arguments]
 {data_arguments}
 
+# Differential privacy of the training rows: docs/PRIVACY.md. It costs accuracy, most where rows are few.
+# [privacy]
+# epsilon = 8.0  # what this trial may cost at most
+# delta = 1e-5  # below 1 / training rows
+# clip = 1.0  # the largest norm of one row's gradient
+# noise = 1.1  # in units of clip; without it the least that epsilon allows
+# unprotected_holdout = false  # whether masked-average may share the figures of the hold-out, which get no noise
+
 # [metrics]
 # listen = "127.0.0.1:9464"  # GET /metrics in the form of Prometheus; whoever reaches the port may read it
 # private = false  # whether it tells of the own samples, too: how many there are, losses, accuracies

@@ -28,6 +28,7 @@ from ppdl_mq.peer.progress import Progress
 from ppdl_mq.peer.protocols import hands_of, largest_blob_bytes, machine_of
 from ppdl_mq.peer.quarantine import Quarantine
 from ppdl_mq.peer.slots import Slots
+from ppdl_mq.peer.spending import Spending
 from ppdl_mq.peer.trainer import Trainer
 from ppdl_mq.peer.transcript import Transcript
 from ppdl_mq.protocol.keyring import Keyring
@@ -53,6 +54,7 @@ class Assembly:
         patience_s: how long to wait for a message before asking for it again, the first time.
         audit_rate: in masked-average, how often this peer has a sum recomputed, 0 to 1.
         heartbeat: tells a service manager that the loop goes round.
+        spending: of the privacy budget; None without one.
     """
 
     def __init__(
@@ -69,6 +71,7 @@ class Assembly:
         patience_s: float = limits.PATIENCE_FIRST_S,
         audit_rate: float = 0.0,
         heartbeat: Heartbeat | None = None,
+        spending: Spending | None = None,
     ) -> None:
         self.terms = terms
         self.manifest = manifest
@@ -129,6 +132,7 @@ class Assembly:
                 progress=self.progress,
                 trainer=self.trainer,
                 worker=worker,
+                spending=spending,
                 sample_seed=sample_seed,
                 transport=transport,
                 pulse=self._pulse,
@@ -157,6 +161,7 @@ class Assembly:
             self.progress,
             self.mailroom,
             self._heartbeat,
+            spending,
         )
         self.patience = Patience(self.driver, self.mailroom, self.hands, self.link, self.facts, first_s=patience_s)
 

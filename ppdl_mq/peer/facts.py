@@ -17,6 +17,7 @@ from ppdl_mq.peer.mailroom import Mailroom
 from ppdl_mq.peer.outbox import Outbox
 from ppdl_mq.peer.progress import Progress
 from ppdl_mq.peer.quarantine import Quarantine
+from ppdl_mq.peer.spending import Spending
 from ppdl_mq.protocol.phases import Phase
 from ppdl_mq.protocol.terms import Terms
 from ppdl_mq.wire.trial_id import short_id
@@ -40,6 +41,7 @@ class Facts:
         progress: writes it.
         mailroom: knows who was heard when.
         heartbeat: is told that the loop goes round.
+        spending: knows what was spent of the privacy budget; None without one.
     """
 
     def __init__(
@@ -54,6 +56,7 @@ class Facts:
         progress: Progress,
         mailroom: Mailroom,
         heartbeat: Heartbeat,
+        spending: Spending | None,
     ) -> None:
         self._terms = terms
         self._manifest = manifest
@@ -65,6 +68,7 @@ class Facts:
         self._progress = progress
         self._mailroom = mailroom
         self._heartbeat = heartbeat
+        self._spending = spending
         self._said = ""
         self._waiting_since: dict[str, float] = {}
         self._inbox_messages: int | None = None
@@ -117,6 +121,7 @@ class Facts:
                 **self._progress.tally.facts(),
                 "set_aside": self._quarantine.kept(),
                 "checkpoint_at": self._progress.checkpoint_at(),
+                **({} if self._spending is None else {"privacy": self._spending.facts()}),
                 **self._hands.facts(),
             },
             now=now,

@@ -194,7 +194,14 @@ FIGURES: Final[tuple[Figure, ...]] = (
     ),
     _counter("ppdl_mq_trainings_total", "Turns, or rounds, that this peer has trained.", _value("training", "times")),
     _counter("ppdl_mq_training_seconds_total", "Time spent in training them.", _value("training", "seconds")),
-    # Private: of the organisation's samples.
+    # Private: of the organisation's samples. (What a trial costs depends on how many there are.)
+    _gauge(
+        "ppdl_mq_privacy_epsilon",
+        "What the trial has cost of the privacy budget so far.",
+        _value("privacy", "epsilon"),
+        private=True,
+    ),
+    _gauge("ppdl_mq_privacy_epsilon_budget", "What it may cost at most.", _value("privacy", "budget"), private=True),
     _counter("ppdl_mq_trained_steps_total", "Steps of SGD in them.", _value("training", "steps"), private=True),
     _counter("ppdl_mq_trained_samples_total", "Samples in these steps.", _value("training", "samples"), private=True),
     _gauge("ppdl_mq_training_loss", "Mean loss over the last of them.", _value("training", "loss"), private=True),

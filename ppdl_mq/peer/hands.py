@@ -21,6 +21,7 @@ from ppdl_mq.peer.journal import Journal
 from ppdl_mq.peer.mailroom import Mailroom
 from ppdl_mq.peer.progress import Progress, final_entry
 from ppdl_mq.peer.slots import Slots
+from ppdl_mq.peer.spending import Spending
 from ppdl_mq.peer.trainer import Trainer
 from ppdl_mq.protocol.effects import Effect, KeepModel
 from ppdl_mq.protocol.phases import Phase
@@ -47,6 +48,7 @@ class Tools:
         slots: the byte strings of the machine.
         progress: `note` what people and programs want to follow.
         trainer: `submit` what takes long.
+        spending: of the privacy budget; None without one. A turn is charged in `also`, with its result.
         worker: trains and measures; for jobs of the trainer only, but for `keep_model`.
         sample_seed: the peer's secret, 32 bytes.
         transport: to the relay; connected while the loop goes round.
@@ -64,6 +66,7 @@ class Tools:
     progress: Progress
     trainer: Trainer
     worker: Worker
+    spending: Spending | None
     sample_seed: bytes
     transport: Transport
     pulse: Callable[[], None]
@@ -170,6 +173,15 @@ class Hands(ABC):
             RelayLost: it is called again after reconnecting.
             RelayError: said to people, and no reason not to leave.
         """
+
+    def charge(self, ordinal: int) -> None:
+        """Count a turn against the privacy budget, if there is one; in the transaction that journals its result.
+
+        Args:
+            ordinal: of the turn among all of this peer, from 0.
+        """
+        if self.tools.spending is not None:
+            self.tools.spending.charge(ordinal)
 
     def keep_model(self, effect: KeepModel, **facts: Any) -> None:
         """Note how good the trial's result is, and write it, unless it is there already and whole.

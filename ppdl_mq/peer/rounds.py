@@ -141,6 +141,8 @@ class RoundHands(Hands):
             # What the machine passes over is of an attempt that was given up: its slots would never be discarded.
             if result.into is not None and state != before:
                 self.tools.slots.put(result.into, result.content)
+                if isinstance(result.event, Trained) and result.event.turn:
+                    self.charge(result.event.turn - 1)
 
         self.tools.driver.post(result.event, also=keep)
         if isinstance(result.event, Trained):

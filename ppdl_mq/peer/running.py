@@ -24,6 +24,7 @@ from ppdl_mq.peer.journal import Journal
 from ppdl_mq.peer.preflight import check_relay
 from ppdl_mq.peer.protocols import vector_words
 from ppdl_mq.peer.runner import Runner
+from ppdl_mq.peer.spending import spending_of
 from ppdl_mq.protocol.terms import Terms
 from ppdl_mq.training import device, plugin
 from ppdl_mq.training.data.prepare import load_split
@@ -70,6 +71,9 @@ def run_peer(
         show = held.enter_context(shown(settings.metrics))  # a port that is taken is said before the data are read
         seed = _sample_seed(journal, settings, name)
         split = load_split(settings.data, manifest, seed, folder=folder)
+        spending = spending_of(journal, settings, manifest, split)
+        if spending is not None:
+            spending.say()
         checkpoints = Checkpoints(journal.folder, every_s=settings.checkpoint_s)
         if not settings.checkpoint_s:
             checkpoints.clear()
@@ -78,6 +82,7 @@ def run_peer(
             split,
             device=device.choose(settings.device),
             checkpoints=checkpoints if settings.checkpoint_s else None,
+            mechanism=None if spending is None else spending.mechanism,
         )
         words = vector_words(manifest, worker.layout)
         terms = Terms.of(manifest, identity, layout=worker.layout.digest(), software=_software(), words=words)
@@ -99,6 +104,7 @@ def run_peer(
             broker_wait_s=settings.broker.wait_s,
             audit_rate=settings.audit_rate,
             heartbeat=Heartbeat(environment or {}),
+            spending=spending,
         )
         show(lambda: runner.progress.latest)
         on_ready(runner)

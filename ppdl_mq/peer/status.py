@@ -92,6 +92,7 @@ _FORMS: Final[Mapping[str, Check]] = {
     "set_aside": _has(records=_is_count, bytes=_is_count, limit=_is_count),
     "abandons_first": _or_null(_is_text),
     "inbox_messages": _or_null(_is_count),
+    "privacy": _has(epsilon=_is_number, budget=_is_number, delta=_is_number, noise=_is_number, steps=_is_count),
     "checkpoint_at": _or_null(_is_number),
     "relay": _has(state=_is_text, since=_is_number, host=_or_null(_is_text), tries=_is_count, reason=_is_text),
 }

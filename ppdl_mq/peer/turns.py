@@ -92,10 +92,13 @@ class TurnHands(Hands):
         self.tools.progress.note("turn", **facts)
         extra = {"turn": result.turn, "turns": turns.turns, "seconds": round(result.seconds, 3)}
         log.info("Turn %d of %d is done.", result.turn, turns.turns, extra=extra)
-        self.tools.driver.post(
-            Trained(turn=result.turn, digest=result.digest),
-            also=lambda _, __: self.tools.slots.put(result.into, result.result.weights, digest=result.digest),
-        )
+
+        def keep(_: object, __: object) -> None:
+            self.tools.slots.put(result.into, result.result.weights, digest=result.digest)
+            if result.turn:
+                self.charge(turns.turn(result.turn).ordinal)
+
+        self.tools.driver.post(Trained(turn=result.turn, digest=result.digest), also=keep)
         self.tools.worker.forget(result.turn)
 
     def shared_addresses(self) -> tuple[str, ...]:

@@ -49,6 +49,7 @@ class Shown:
             ),
             "mailroom": SimpleNamespace(contacts={}, manifests={}, resent=0),
             "heartbeat": SimpleNamespace(beat=nothing),
+            "spending": None,
         }
         self.facts = Facts(**{name: cast(Any, part) for name, part in parts.items()})
 

@@ -10,10 +10,12 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+from ppdl_mq.config.settings import Privacy
 from ppdl_mq.errors import Dropped, InboxTaken, Interrupted, LocalError, PpdlError, RelayError, TooFewPeers
 from ppdl_mq.peer.inputs import Delivered, LinkDown, TrainingFailed, Worked
 from ppdl_mq.peer.journal import Journal
 from ppdl_mq.peer.runner import Runner
+from ppdl_mq.peer.spending import Spending
 from ppdl_mq.protocol.masked_average.state import RoundState
 from ppdl_mq.protocol.phases import Phase
 from ppdl_mq.training.worker import Worker
@@ -218,12 +220,17 @@ class Node:
                 broker_wait_s=1e9,
                 patience_s=simulation.story.patience_s,
                 audit_rate=simulation.story.audit_rate,
+                spending=self._spending(journal) if simulation.story.has_budget else None,
             )
             self.runner.run()
         except sqlite3.Error as fault:  # as `run_peer` does
             raise journal.damaged(fault) from None
         finally:
             journal.close()
+
+    def _spending(self, journal: Journal) -> Spending:
+        privacy = Privacy(epsilon=100.0, delta=1e-6, noise=5.0)
+        return Spending(journal, privacy, self.simulation.manifest.training, rows=Work.rows)
 
     def _is_gone(self) -> None:
         """Let the relay notice, in its own time."""

@@ -68,6 +68,11 @@ class Story:
     def names(self) -> tuple[str, ...]:
         return NAMES[: self.count]
 
+    @property
+    def has_budget(self) -> bool:
+        """Whether the peers count against a privacy budget, which changes nothing else."""
+        return self.seed % 4 == 3
+
     def is_hostile(self, simulation: Simulation) -> bool:
         return simulation.elapsed_s < self.calm_after_s
 

@@ -18,6 +18,7 @@ from ppdl_mq.peer.intake import Intake
 from ppdl_mq.peer.live import LiveSecrets
 from ppdl_mq.peer.outbox import Fate, Outbox
 from ppdl_mq.peer.runner import Runner
+from ppdl_mq.peer.spending import Spending
 from ppdl_mq.protocol.events import Sent
 from ppdl_mq.protocol.machine import Table
 from ppdl_mq.protocol.masked_average.machine import MaskedAverageMachine
@@ -114,6 +115,25 @@ def _gives_up_when_all_have_decided(_: Any) -> Any:
     return is_dropped
 
 
+def _charges_a_turn_later(real: Any) -> Any:
+    late: dict[Spending, int] = {}
+
+    def charge(self: Spending, ordinal: int) -> None:
+        if self in late:
+            real(self, late[self])
+        late[self] = ordinal
+
+    return charge
+
+
+def _charges_twice(real: Any) -> Any:
+    def charge(self: Spending, ordinal: int) -> None:
+        real(self, ordinal)
+        real(self, ordinal)
+
+    return charge
+
+
 BREAKS: Breaks = {
     "leaves when the relay has its last word": (
         MaskedAverageMachine,
@@ -136,6 +156,9 @@ BREAKS: Breaks = {
     "syncs a blob without its name": (BlobWriter, "__init__", _syncs_no_folder),
     "takes a name that is there for synced": (BlobWriter, "__init__", _takes_a_name_that_is_there_for_synced),
     "loses commits in a power cut": (Database, "execute", _loses_commits_in_a_power_cut),
+    "charges no turn": (Spending, "charge", lambda _: lambda *_: None),
+    "charges a turn with the next": (Spending, "charge", _charges_a_turn_later),
+    "charges a turn twice": (Spending, "charge", _charges_twice),
     "keeps no state": (Driver, "_journal_state", lambda _: lambda self: None),
 }
 

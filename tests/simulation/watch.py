@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 from ppdl_mq.errors import Malformed, NotTaken, Unroutable
 from ppdl_mq.protocol.statements import context_digest
+from ppdl_mq.training.order import turn_run
 from ppdl_mq.transport.base import Delivery
 from ppdl_mq.wire.header import Header, decode_header, split_part
 from ppdl_mq.wire.kinds import Kind
 from ppdl_mq.wire.messages import Agree, Commit, Message, Release
+from tests.simulation.work import Work
 
 if TYPE_CHECKING:
     from tests.simulation.node import Node
@@ -159,9 +161,11 @@ class Watch:
         node = self._node
         self._outlives_a_power_cut()
         self._note_settled()
-        for (step,) in node.db.read("SELECT step FROM slot WHERE what IN ('turn', 'local')"):
-            if (node.name, step) in node.simulation.trained:
-                self._trained.add(step)
+        for what, step in node.db.read("SELECT what, step FROM slot WHERE what IN ('turn', 'local')"):
+            number = (step + 1) // 2 if what == "local" else step  # a round has two steps
+            if (node.name, number) in node.simulation.trained:
+                self._trained.add(number)
+        self._counts_the_budget()
         for (header,) in node.db.read("SELECT header FROM outgoing WHERE sent = 1"):
             if header not in self._sent_rows:
                 self._sent_rows.add(header)
@@ -173,6 +177,25 @@ class Watch:
         self.refused = sum(count for (count,) in node.db.read("SELECT count FROM refused_count"))
         twice = node.db.read("SELECT count(*) FROM incoming JOIN seen USING (sender, message_id)")
         self.holds(twice == [(0,)], "takes a message in again that it has worked on")
+
+    def _counts_the_budget(self) -> None:
+        """Hold what is charged to what is trained: with its result, and once."""
+        node = self._node
+        if not node.simulation.story.has_budget or node.runner is None:
+            return
+        charged = node.runner.journal.secret_fact("privacy")["spent"]
+        steps = sum(count for count, *_ in charged)
+        kept = {turn for turn in self._trained if turn}
+        begun = {turn for name, turn in node.simulation.trained if turn and name == node.name}
+        self.holds(steps >= sum(map(self._steps, kept)), "keeps the result of a turn that is not charged")
+        self.holds(steps <= sum(map(self._steps, begun)), "charges more than it has trained")
+
+    def _steps(self, turn: int) -> int:
+        """Return how many steps a turn has."""
+        terms, manifest = self._node.terms, self._node.simulation.manifest
+        ordinal = turn - 1 if terms.is_masked else terms.schedule.turn(turn).ordinal
+        first, last = turn_run(manifest.training, ordinal, rows=Work.rows)
+        return last - first
 
     def _outlives_a_power_cut(self) -> None:
         """Hold what is committed to what is on disk: it is acknowledged and published from now on."""
