@@ -81,9 +81,10 @@ class PrivateGradient:
         """
         sums = {name: torch.zeros(_elements(each), dtype=torch.int64) for name, each in self._parameters.items()}
         total = torch.zeros((), device=inputs.device)
+        at = {name: each.detach() for name, each in self._parameters.items()}  # nothing is to be derived twice
         for start in range(0, len(inputs), self._piece_rows):
             piece = slice(start, start + self._piece_rows)
-            gradients, losses = self._per_row(self._parameters, inputs[piece], targets[piece])
+            gradients, losses = self._per_row(at, inputs[piece], targets[piece])
             total = total + torch.nan_to_num(losses.detach(), nan=0.0, posinf=0.0, neginf=0.0).sum()
             for name, each in clipped_sums(gradients, self._mechanism.clip).items():
                 sums[name] += each.cpu()
