@@ -48,25 +48,35 @@ class Spending:
         self._training = training
         self._rows = rows
         self._batch_size = min(training.batch_size, rows)
-        kept = journal.secret_fact(_FACT)
-        if kept is None:
-            if has_begun(journal):
-                raise PrivacyBudget(
-                    "This trial was begun without differential privacy, which cannot be had for what was sent already.",
-                    hint="Take [privacy] out of the settings, or renew the trial: `ppdl-mq trial renew`.",
-                )
-            noise = self._least_noise() if privacy.noise is None else privacy.noise
-            kept = {"noise": noise, "next": 0, "spent": []}
-            self._refuse_if_over(kept)
+        kept = self._as_begun() if has_begun(journal) else self._anew()
+        self._refuse_if_over(kept)
+        if not has_begun(journal):
             journal.keep_secret_fact(_FACT, kept)
-        elif privacy.noise not in (None, kept["noise"]):
+        self.mechanism = Mechanism(clip=kept["clip"], noise=kept["noise"])
+
+    def _anew(self) -> dict[str, Any]:
+        noise = self._least_noise() if self._privacy.noise is None else self._privacy.noise
+        return {"clip": self._privacy.clip, "noise": noise, "next": 0, "spent": []}
+
+    def _as_begun(self) -> dict[str, Any]:
+        """Return what the trial was begun with, and what was spent.
+
+        Raises:
+            PrivacyBudget: it was begun in another way.
+        """
+        kept = self._journal.secret_fact(_FACT)
+        if kept is None:
             raise PrivacyBudget(
-                f"The noise of this trial is {kept['noise']:g} since it was begun, not {privacy.noise:g}.",
-                hint="Put it back: a turn that is trained again must come to the same bits.",
+                "This trial was begun without differential privacy, which cannot be had for what was sent already.",
+                hint="Take [privacy] out of the settings, or renew the trial: `ppdl-mq trial renew`.",
             )
-        else:
-            self._refuse_if_over(kept)
-        self.mechanism = Mechanism(clip=privacy.clip, noise=kept["noise"])
+        for name, given in (("noise", self._privacy.noise), ("clip", self._privacy.clip)):
+            if given not in (None, kept[name]):
+                raise PrivacyBudget(
+                    f"The {name} of this trial is {kept[name]} since it was begun, not {given}.",
+                    hint="Put it back: a turn that is trained again must come to the same bits.",
+                )
+        return dict(kept)
 
     def say(self) -> None:
         """Log what the whole trial costs."""
@@ -124,8 +134,9 @@ class Spending:
         return accountant.least_noise([], planned, self._privacy.epsilon, self._privacy.delta)
 
     def _refuse_if_over(self, kept: dict[str, Any]) -> None:
-        whole = accountant.epsilon([*_spent(kept), self._to_come(kept)], self._privacy.delta)
-        if whole > self._privacy.epsilon:
+        to_come = self._to_come(kept)
+        whole = accountant.epsilon([*_spent(kept), to_come], self._privacy.delta)
+        if to_come.count and whole > self._privacy.epsilon:  # what is spent is spent, and the others may need its end
             raise PrivacyBudget(
                 f"By its end this trial would cost epsilon {_up(whole)} at delta {self._privacy.delta:g}, and the "
                 f"settings allow {self._privacy.epsilon:g}.",
@@ -148,11 +159,14 @@ def spending_of(journal: Journal, settings: PeerSettings, manifest: Manifest, sp
     """
     privacy, rows = settings.privacy, len(split.train)
     if privacy is None:
-        if journal.secret_fact(_FACT) is not None:
+        if journal.secret_fact(_FACT) is None:
+            return None
+        if has_begun(journal):
             raise PrivacyBudget(
                 "This trial was begun with differential privacy, and the settings have no [privacy] any more.",
                 hint="Put it back as it was.",
             )
+        journal.keep_secret_fact(_FACT, None)  # of a start that came to nothing
         return None
     if privacy.delta * rows >= 1:
         raise PeerFileError(

@@ -67,7 +67,7 @@ class Origin:
         seed_mark: a number that follows from the sample seed, and from which nothing of use follows.
         rows: of the peer's training samples. (Which ones, nobody checks.)
         device: where it is computed.
-        private: clip and noise of differential privacy; empty without.
+        private: clip, noise and digest of the rows where there is differential privacy; else empty.
     """
 
     trial_id: bytes
@@ -77,7 +77,7 @@ class Origin:
     seed_mark: int
     rows: int
     device: torch.device
-    private: tuple[float, ...] = ()
+    private: tuple[float | bytes, ...] = ()
 
     def as_data(self) -> dict[str, Any]:
         """Return plain data that only equal origins share."""
@@ -232,7 +232,7 @@ class Keeper:
     def _standing(self, header: dict[str, Any]) -> Standing:
         standing = Standing.start(self._device)
         standing.steps, standing.rows = int(header["steps"]), int(header["rows"])
-        if standing.steps < 1 or standing.rows < 1:
+        if standing.steps < 1 or standing.rows < 0:  # private steps may have none
             raise ValueError("a checkpoint is written after a step")
         standing.total = _like(standing.total, header["loss"])
         return standing

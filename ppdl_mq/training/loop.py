@@ -76,7 +76,7 @@ class Keep(Protocol):
 class Gradient(Protocol):
     """Computes the gradient of one batch."""
 
-    def __call__(self, step: int, inputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    def __call__(self, step: int, batch: torch.Tensor, inputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         """Put the gradient of step `step` of the run, from 0, into the parameters; return the mean loss, ()."""
 
 
@@ -137,7 +137,7 @@ def run(
             inputs = samples.inputs[here].to(device)  # (k, *shape)
             targets = samples.targets[here].to(device)  # (k) or (k, 1)
             optimizer.zero_grad()
-            value = gradient(at.steps, inputs, targets)  # ()
+            value = gradient(at.steps, batch, inputs, targets)  # ()
             optimizer.step()
             at.total += value * len(batch)
             at.steps += 1
@@ -149,7 +149,7 @@ def run(
 
 
 def _plain(module: torch.nn.Module, loss: Loss) -> Gradient:
-    def gradient(step: int, inputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:  # noqa: ARG001 (of no account)
+    def gradient(step: int, batch: torch.Tensor, inputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:  # noqa: ARG001
         value = loss(module(inputs), targets)
         value.backward()  # type: ignore[no-untyped-call]  # torch has no annotation here
         return value.detach()

@@ -6,6 +6,7 @@ Source: docs/TRAINING.md.
 from __future__ import annotations
 
 import copy
+import hashlib
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -20,7 +21,7 @@ from ppdl_mq.protocol.schedule import Turn
 from ppdl_mq.training import determinism, loop, order, plugin
 from ppdl_mq.training.checkpoint import Keeper, Origin, Shelf
 from ppdl_mq.training.data.samples import Samples, Split
-from ppdl_mq.training.private.gradient import Mechanism, PrivateGradient, needs_single_rows
+from ppdl_mq.training.private.gradient import Mechanism, PrivateGradient, check_model
 from ppdl_mq.training.private.randomness import Randomness, turn_key
 from ppdl_mq.wire.trial_id import trial_id
 
@@ -103,7 +104,8 @@ class Worker:
         if mechanism is None:
             self._check_single_rows()
         else:
-            self._by_rows = self._asks_by_rows()
+            self._check_private()
+            self._rows_digest = _digest(split.train)
 
     @property
     def rows(self) -> int:
@@ -156,7 +158,8 @@ class Worker:
             flatten.check_finite(result, self.layout)
         except NotFinite as error:
             raise NotFinite(error.message, hint=_TOO_FAST) from None
-        if tally.loss is not None and not abs(tally.loss) < float("inf"):
+        # A private turn does not end by its loss: what stops a peer is seen by all, and its loss has no noise.
+        if self.mechanism is None and tally.loss is not None and not abs(tally.loss) < float("inf"):
             raise NotFinite("The training loss became NaN or infinite.", hint=_TOO_FAST)
         return TurnResult(weights=result, steps=tally.steps, samples=tally.samples, loss=tally.loss)
 
@@ -197,7 +200,7 @@ class Worker:
                 if between is not None:
                     between()
                 targets = samples.targets[start : start + _EVALUATION_ROWS].to(self.device)
-                outputs = self.module(samples.inputs[start : start + _EVALUATION_ROWS].to(self.device))
+                outputs = self.module(samples.inputs[start : start + _EVALUATION_ROWS].clone().to(self.device))
                 loss += self.loss(outputs, targets).item() * len(targets)
                 right += self._right(outputs, targets)
         accuracy = None if self.manifest.training.loss == "mse" else right / rows
@@ -216,14 +219,13 @@ class Worker:
             self._trial_id,
             turn.number.to_bytes(8, "big"),
             flatten.digest(weights),
+            self._rows_digest,
             numbers=(mechanism.clip, mechanism.noise, self.rows, batch_size),
         )
         randomness = Randomness(key)
         first, last = order.turn_run(training, turn.ordinal, rows=self.rows)
         batches = (randomness.rows(step, rows=self.rows, batch_size=batch_size) for step in range(last - first))
-        gradient = PrivateGradient(
-            mechanism, self.module, self.loss, randomness, expected_rows=batch_size, by_rows=self._by_rows
-        )
+        gradient = PrivateGradient(mechanism, self.module, self.loss, randomness, expected_rows=batch_size)
         return batches, gradient
 
     def _keeper(
@@ -239,7 +241,7 @@ class Worker:
             seed_mark=order.derive(sample_seed, b"checkpoint"),
             rows=self.rows,
             device=self.device,
-            private=() if self.mechanism is None else (self.mechanism.clip, self.mechanism.noise),
+            private=() if self.mechanism is None else (self.mechanism.clip, self.mechanism.noise, self._rows_digest),
         )
         return Keeper(self.checkpoints, origin, self.module, optimizer)
 
@@ -260,7 +262,7 @@ class Worker:
         rows = min(2, len(train))
         module = copy.deepcopy(self.module).eval()
         with torch.no_grad(), loop.torch_errors("The model does not take the data"):
-            outputs = module(train.inputs[:rows].to(self.device))
+            outputs = module(train.inputs[:rows].clone().to(self.device))  # a model may write into it
         given = tuple(outputs.shape) if isinstance(outputs, torch.Tensor) else ()
         classes = self.manifest.data.classes
         needed = (
@@ -273,12 +275,11 @@ class Worker:
                 hint="Correct the model's outputs, or loss and classes, in the manifest.",
             )
 
-    def _asks_by_rows(self) -> bool:
-        """Find out how the gradients of single rows are computed, and whether they can be."""
+    def _check_private(self) -> None:
+        """Find out whether the model can be trained row by row."""
         module, train = copy.deepcopy(self.module).train(), self.split.train
-        one, target = train.inputs[:1].to(self.device), train.targets[:1].to(self.device)
         with determinism.seeded(0, self.device):
-            return needs_single_rows(module, self.loss, one, target)
+            check_model(module, self.loss, train.inputs[0].to(self.device), train.targets[0].to(self.device))
 
     def _check_single_rows(self) -> None:
         """Find out whether the model cannot train on the one row that is left over."""
@@ -300,6 +301,14 @@ class Worker:
 
 
 _TOO_FAST = "Agree on a lower learning_rate, and check that inputs are standardised."
+
+
+def _digest(samples: Samples) -> bytes:
+    """Return the SHA-256 of samples as they are trained on."""
+    digest = hashlib.sha256()
+    for part in (samples.inputs, samples.targets):
+        digest.update(flatten.raw_bytes(part.contiguous()).data)
+    return digest.digest()
 
 
 def _resident(samples: Samples, device: torch.device) -> Samples:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from ppdl_mq.peer.journal import Journal
 from ppdl_mq.peer.spending import Spending, spending_of
 from ppdl_mq.training.data.samples import Split
 from ppdl_mq.training.private.accountant import Steps, epsilon
+from ppdl_mq.training.private.gradient import Mechanism
 from ppdl_mq.wire.trial_id import trial_id
 from tests.people import identity_of, manifest_for
 from tests.trial import split_for
@@ -24,6 +26,12 @@ from tests.trial import split_for
 ROWS = 200
 MANIFEST = manifest_for(training__batch_size=10, training__epochs=3, training__turns_per_epoch=2)  # 10 steps a turn
 STEPS = 60
+
+
+@pytest.fixture
+def begun(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+    """Have trials count as begun from the call on."""
+    return lambda: monkeypatch.setattr(spendings, "has_begun", lambda _: True)
 
 
 def journal_in(folder: Path, manifest: Manifest = MANIFEST) -> Journal:
@@ -72,7 +80,7 @@ def test_by_the_end_of_the_trial_the_budget_is_spent_and_no_more(tmp_path: Path)
     assert spending.facts()["steps"] == STEPS
 
 
-def test_a_charge_is_there_with_its_commit_and_not_without(tmp_path: Path) -> None:
+def test_a_charge_is_there_with_its_commit_and_not_without(tmp_path: Path, begun: Callable[[], None]) -> None:
     journal = journal_in(tmp_path)
     spending = spending_in(journal)
 
@@ -88,23 +96,38 @@ def test_a_charge_is_there_with_its_commit_and_not_without(tmp_path: Path) -> No
     with journal.transaction():
         spending.charge(0)
     journal.close()
+    begun()
     assert spending_in(journal_in(tmp_path)).facts()["steps"] == 10
 
 
-def test_a_peer_that_comes_back_keeps_its_noise(tmp_path: Path) -> None:
+def test_a_peer_that_comes_back_keeps_its_noise(tmp_path: Path, begun: Callable[[], None]) -> None:
     first = journal_in(tmp_path)
     noise = spending_in(first).mechanism.noise
     first.close()
+    begun()
     again = journal_in(tmp_path)
     assert spending_in(again, epsilon=50.0).mechanism.noise == noise
-    assert spending_in(again, noise=noise).mechanism.noise == noise
-    with pytest.raises(PrivacyBudget, match="since it was begun"):
-        spending_in(again, noise=noise + 1)
+    assert spending_in(again, noise=float(f"{noise:g}")).mechanism.noise == noise  # as it was told
+    with pytest.raises(PrivacyBudget, match=f"The noise of this trial is {noise} since it was begun, not 3.5"):
+        spending_in(again, noise=3.5)
+    with pytest.raises(PrivacyBudget, match=r"The clip of this trial is 1[.]0 since it was begun, not 2[.]0"):
+        spending_in(again, clip=2.0)
 
 
-def test_other_rows_are_counted_as_what_they_are(tmp_path: Path) -> None:
+def test_a_start_that_came_to_nothing_decides_nothing(tmp_path: Path) -> None:
+    journal, settings = journal_in(tmp_path), settings_in(tmp_path)
+    first = spending_in(journal).mechanism
+    assert spending_in(journal, epsilon=4.0).mechanism.noise > first.noise
+    assert spending_in(journal, epsilon=20.0, noise=2.0, clip=0.5).mechanism == Mechanism(clip=0.5, noise=2.0)
+    without = settings.model_copy(update={"privacy": None})
+    assert spending_of(journal, without, MANIFEST, split_for("anna", MANIFEST, rows=ROWS)) is None
+    assert journal.secret_fact("privacy") is None
+
+
+def test_other_rows_are_counted_as_what_they_are(tmp_path: Path, begun: Callable[[], None]) -> None:
     journal = journal_in(tmp_path)
     spending_in(journal, epsilon=20.0, noise=2.0).charge(0)
+    begun()
     fewer = spending_in(journal, epsilon=20.0, rows=100)
     fewer.charge(1)
     both = [Steps(count=10, batch_size=10, rows=200, noise=2.0), Steps(count=5, batch_size=10, rows=100, noise=2.0)]
@@ -139,28 +162,37 @@ def test_a_trial_that_costs_too_much_is_refused_before_anything_is_kept(
     assert journal.secret_fact("privacy") is None
 
 
-def test_a_budget_that_was_lowered_is_held_to(tmp_path: Path) -> None:
+def test_a_budget_that_was_lowered_is_held_to_while_something_is_to_come(
+    tmp_path: Path, begun: Callable[[], None]
+) -> None:
     journal = journal_in(tmp_path)
-    spending_in(journal).charge(0)
+    spending = spending_in(journal)
+    spending.charge(0)
+    begun()
     with pytest.raises(
-        PrivacyBudget, match="would cost epsilon 7.999 at delta 0.001, and the settings allow 7.5".replace(".", "[.]")
+        PrivacyBudget, match=r"would cost epsilon 7[.]999 at delta 0[.]001, and the settings allow 7[.]5"
     ):
         spending_in(journal, epsilon=7.5)
+    for ordinal in range(1, 6):
+        spending.charge(ordinal)
+    assert spending_in(journal, epsilon=7.5).facts()["epsilon"] > 7.5  # the others may need its last words
 
 
-def test_it_cannot_be_turned_on_in_the_middle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(spendings, "has_begun", lambda _: True)
+def test_it_cannot_be_turned_on_in_the_middle(tmp_path: Path, begun: Callable[[], None]) -> None:
+    begun()
     with pytest.raises(PrivacyBudget, match="begun without"):
         spending_in(journal_in(tmp_path))
 
 
-def test_it_cannot_be_turned_off_in_the_middle(tmp_path: Path) -> None:
+def test_it_cannot_be_turned_off_in_the_middle(tmp_path: Path, begun: Callable[[], None]) -> None:
     journal, split = journal_in(tmp_path), split_for("anna", MANIFEST, rows=ROWS)
     settings = settings_in(tmp_path)
-    assert spending_of(journal, settings.model_copy(update={"privacy": None}), MANIFEST, split) is None
+    without = settings.model_copy(update={"privacy": None})
+    assert spending_of(journal, without, MANIFEST, split) is None
     assert spending_of(journal, settings, MANIFEST, split) is not None
+    begun()
     with pytest.raises(PrivacyBudget, match="no \\[privacy\\] any more"):
-        spending_of(journal, settings.model_copy(update={"privacy": None}), MANIFEST, split)
+        spending_of(journal, without, MANIFEST, split)
 
 
 def test_a_delta_of_one_row_is_refused(tmp_path: Path) -> None:

@@ -3,7 +3,7 @@
 The arithmetic is Opacus': Renyi differential privacy of the sampled Gaussian mechanism (Mironov, Talwar and Zhang,
 arXiv 1908.10530), its conversion by theorem 21 of Balle et al. (arXiv 1905.09982).
 
-Source: docs/PRIVACY.md, "What it costs".
+Source: docs/PRIVACY.md, "Accounting".
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import numpy.typing as npt
 from ppdl_mq.errors import PrivacyBudget
 
 _ORDERS: Final = (*(1 + each / 10 for each in range(1, 100)), *range(11, 64), 80, 96, 128, 192, 256, 384, 512)
-_NOISE_STEP: Final = 1e-4
+_NOISES_IN_ONE: Final = 10_000
 LEAST_NOISE: Final = 0.3
 MOST_NOISE: Final = 10_000.0
 
@@ -91,10 +91,10 @@ def least_noise(spent: Iterable[Steps], planned: Steps, budget: float, delta: fl
                 hint="Raise epsilon in [privacy], or agree on fewer epochs.",
             )
         low, high = high, min(MOST_NOISE, 2 * high)
-    while high - low > _NOISE_STEP / 4:
+    while high - low > 0.25 / _NOISES_IN_ONE:
         middle = (low + high) / 2
         low, high = (low, middle) if fits(middle) else (middle, high)
-    return math.ceil(high / _NOISE_STEP) * _NOISE_STEP
+    return math.ceil(high * _NOISES_IN_ONE) / _NOISES_IN_ONE  # as people write it
 
 
 @functools.lru_cache(maxsize=256)

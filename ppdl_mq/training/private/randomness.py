@@ -38,7 +38,7 @@ def turn_key(sample_seed: bytes, *origin: bytes, numbers: tuple[float, ...]) -> 
 
 
 class Randomness:
-    """Rows and noise of the steps of one turn.
+    """Rows, seeds and noise of the steps of one turn.
 
     Args:
         key: of the turn, 32 bytes; used for nothing else.
@@ -61,56 +61,65 @@ class Randomness:
         taken = words < np.uint64((batch_size << 64) // rows)
         return torch.from_numpy(np.flatnonzero(taken).astype(np.int64))
 
-    def noise(self, step: int) -> Noise:
-        """Return the noise of a step.
+    def seed(self, step: int, row: int) -> int:
+        """Return the seed of torch's generators (dropout) for one row, whichever others the step has: 0 to 2**63 - 1.
 
         Args:
             step: of the turn, from 0.
+            row: its number.
         """
-        return Noise(self._stream(labels.PRIVATE_NOISE, step))
+        first = self._hash(labels.PRIVATE_SEED, step.to_bytes(8, "big"), row.to_bytes(8, "big"))[:8]
+        return int.from_bytes(first, "big") & (2**63 - 1)
 
-    def _stream(self, label: bytes, step: int) -> Stream:
-        return Stream(Secret(sha256(label, self._key.reveal(), step.to_bytes(8, "big"))))
-
-
-class Noise:
-    """Normally distributed integers, one after the other.
-
-    Args:
-        stream: of this step alone.
-    """
-
-    def __init__(self, stream: Stream) -> None:
-        self._stream = stream
-
-    def integers(self, count: int, *, deviation: float) -> npt.NDArray[np.int64]:
-        """Return rounded draws of N(0, deviation**2), in the order of the stream.
+    def noise(self, step: int, count: int, *, deviation: float) -> npt.NDArray[np.int64]:
+        """Return the noise of a step: rounded draws of N(0, deviation**2).
 
         A rounded draw added to an integer is the rounded sum of that integer and the draw: the released number follows
         from an exact Gaussian mechanism and says nothing more, as a sum of floating-point numbers could.
 
         Args:
+            step: of the turn, from 0.
             count: how many.
             deviation: standard deviation, far below 2**53.
 
         Returns:
             int64 (count).
         """
+        stream = self._stream(labels.PRIVATE_NOISE, step)
         out = np.empty(count, dtype=np.int64)
         for start in range(0, count, 2 * _PIECE_PAIRS):
             piece = out[start : start + 2 * _PIECE_PAIRS]
             pairs = -(-len(piece) // 2)
-            piece[:] = np.rint(_gaussians(_words(self._stream, 2 * pairs), pairs)[: len(piece)] * deviation)
+            piece[:] = np.rint(gaussians(_words(stream, pairs), _words(stream, pairs))[: len(piece)] * deviation)
         return out
 
+    def _stream(self, label: bytes, step: int) -> Stream:
+        return Stream(Secret(self._hash(label, step.to_bytes(8, "big"))))
 
-def _gaussians(words: npt.NDArray[np.uint64], pairs: int) -> npt.NDArray[np.float64]:
-    """Return 2 * pairs draws of N(0, 1) by the transform of Box and Muller (1958).
+    def _hash(self, label: bytes, *parts: bytes) -> bytes:
+        return sha256(label, self._key.reveal(), *parts)
 
-    The radius takes a whole word of 64 bits, so that the tails reach 9.5 deviations.
+
+def gaussians(first: npt.NDArray[np.uint64], second: npt.NDArray[np.uint64]) -> npt.NDArray[np.float64]:
+    """Return draws of N(0, 1), two from each pair of words, by the transform of Box and Muller (1958).
+
+    The radius takes the first word and what the angle leaves of the second, 75 bits, and is computed from the end of
+    the interval that is near: so that the values it can have lie close together, in the tails (9.5 deviations and more)
+    as around 0. Else they would be coarser than what is added to, and say something about it.
+
+    Args:
+        first: (pairs).
+        second: (pairs).
+
+    Returns:
+        float64 (2 * pairs): all cosines, then all sines.
     """
-    radius = np.sqrt(-2.0 * np.log((words[:pairs].astype(np.float64) + 0.5) * 2.0**-64))
-    angle = (words[pairs:] >> np.uint64(11)).astype(np.float64) * (2.0 * np.pi * 2.0**-53)
+    below = (second & np.uint64(2047)).astype(np.float64) + 0.5  # of 2048
+    low = (first.astype(np.float64) + below * 2.0**-11) * 2.0**-64
+    high = ((~first).astype(np.float64) + 1.0 - below * 2.0**-11) * 2.0**-64  # 1 - low
+    is_low = first < np.uint64(2**63)
+    radius = np.sqrt(-2.0 * np.where(is_low, np.log(low), np.log1p(-np.where(is_low, 0.5, high))))
+    angle = (second >> np.uint64(11)).astype(np.float64) * (2.0 * np.pi * 2.0**-53)
     return np.concatenate([radius * np.cos(angle), radius * np.sin(angle)])
 
 

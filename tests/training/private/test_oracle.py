@@ -42,7 +42,8 @@ class Words:
 def normal(words: Words, size: int) -> list[float]:
     pairs = -(-size // 2)
     u, v = words.take(pairs), words.take(pairs)
-    radius = [math.sqrt(-2 * math.log((each + 0.5) / 2**64)) for each in u]
+    uniform = [(each + (other % 2**11 + 0.5) / 2**11) / 2**64 for each, other in zip(u, v, strict=True)]
+    radius = [math.sqrt(-2 * math.log(each)) for each in uniform]
     angle = [2 * math.pi * (each // 2**11) / 2**53 for each in v]
     cosines = [r * math.cos(a) for r, a in zip(radius, angle, strict=True)]
     return [*cosines, *(r * math.sin(a) for r, a in zip(radius, angle, strict=True))][:size]
@@ -57,6 +58,7 @@ def turn_by_hand(agreed: Manifest, train: Samples, seed: bytes, steps: int) -> t
         trial_id(agreed),
         (1).to_bytes(8, "big"),
         hashlib.sha256(flatten.flatten(model)).digest(),
+        hashlib.sha256(train.inputs.numpy().tobytes() + train.targets.numpy().tobytes()).digest(),
         struct.pack(">4d", CLIP, NOISE, n, b),
     )
     optimizer = torch.optim.SGD(model.parameters(), lr=agreed.training.learning_rate, momentum=agreed.training.momentum)
@@ -71,12 +73,13 @@ def turn_by_hand(agreed: Manifest, train: Samples, seed: bytes, steps: int) -> t
             gradients = [each.grad.double() for each in model.parameters()]
             length = math.sqrt(sum(float(each.square().sum()) for each in gradients))
             for total, gradient in zip(sums, gradients, strict=True):
-                total += torch.trunc(gradient * min(1.0, CLIP / length) / CLIP * 2**24)
+                total += torch.trunc(gradient * min(1.0, CLIP / length) / CLIP * 2**20)
         words = Words(framed_hash(b"private noise", key, t))
+        noise = [round(number * NOISE * 2**20) for number in normal(words, sum(each.numel() for each in sums))]
         for each, total in zip(model.parameters(), sums, strict=True):
-            noise = [round(number * NOISE * 2**24) for number in normal(words, total.numel())]
-            noisy = total + torch.tensor(noise, dtype=torch.float64).reshape(total.shape)
-            each.grad = (noisy * CLIP / 2**24 / b).float()
+            of_this, noise = noise[: total.numel()], noise[total.numel() :]
+            noisy = total + torch.tensor(of_this, dtype=torch.float64).reshape(total.shape)
+            each.grad = (noisy * CLIP / 2**20 / b).float()
         optimizer.step()
     return model
 

@@ -1,12 +1,13 @@
 from __future__ import annotations
 
+import mpmath
 import numpy as np
 import pytest
 import torch
 from scipy import stats
 
 from ppdl_mq.crypto.secret import Secret
-from ppdl_mq.training.private.randomness import Randomness, turn_key
+from ppdl_mq.training.private.randomness import Randomness, gaussians, turn_key
 
 KEY = Secret(bytes(range(32)))
 SEED = b"\7" * 32
@@ -14,7 +15,7 @@ ORIGIN = (b"t" * 32, b"\0" * 7 + b"\1", b"d" * 32)
 
 
 def test_noise_is_normal_to_its_tails() -> None:
-    drawn = Randomness(KEY).noise(0).integers(400_000, deviation=1.5 * 2**24)
+    drawn = Randomness(KEY).noise(0, 400_000, deviation=1.5 * 2**24)
     assert drawn.dtype == np.int64
     scaled = drawn / (1.5 * 2**24)
     assert stats.kstest(scaled, "norm").pvalue > 0.001
@@ -24,19 +25,39 @@ def test_noise_is_normal_to_its_tails() -> None:
     assert abs(np.mean(halves[0] * halves[1])) < 0.01  # the two of one pair of words lie apart by a piece's half
 
 
-def test_the_largest_radius_is_far_out() -> None:
-    class Zeros:
-        def read_into(self, out: memoryview) -> None:
-            out[:] = bytes(len(out))
+def exact(first: int, second: int) -> tuple[mpmath.mpf, mpmath.mpf]:
+    """The two draws of one pair of words, to 40 digits."""
+    with mpmath.workdps(40):
+        uniform = (mpmath.mpf(first) + (mpmath.mpf(second % 2048) + mpmath.mpf(1) / 2) / 2048) / mpmath.mpf(2) ** 64
+        radius = mpmath.sqrt(-2 * mpmath.log(uniform))
+        angle = 2 * mpmath.pi * (second // 2048) / mpmath.mpf(2) ** 53
+        return radius * mpmath.cos(angle), radius * mpmath.sin(angle)
 
-    from ppdl_mq.training.private.randomness import Noise
 
-    first, second = Noise(Zeros()).integers(2, deviation=2.0**24) / 2**24  # type: ignore[arg-type]
-    assert (first, second) == (pytest.approx(9.5, abs=0.1), 0)
+EDGES = (0, 1, 2, 1000, 2**53 - 1, 2**53, 2**63 - 1, 2**63, 2**63 + 1, 2**64 - 2**12, 2**64 - 2, 2**64 - 1)
+
+
+@pytest.mark.parametrize("first", EDGES)
+@pytest.mark.parametrize("second", [0, 1, 2047, 2048 * 12345 + 77, 2**63, 2**64 - 1])
+def test_draws_are_exact_at_every_edge(first: int, second: int) -> None:
+    words = [np.array([word], dtype=np.uint64) for word in (first, second)]
+    for found, expected in zip(gaussians(*words), exact(first, second), strict=True):
+        assert abs(found - expected) <= 2e-14 * max(1, abs(expected))
+    assert np.hypot(*gaussians(*words)) > 0  # no two lie on one another in the middle, either
+
+
+def test_the_tails_reach_far_and_are_dense() -> None:
+    pairs = [
+        gaussians(np.array([first], dtype=np.uint64), np.array([second], dtype=np.uint64))
+        for first, second in ((0, 0), (0, 1), (1000, 0), (1000, 1))
+    ]
+    radii = [np.hypot(*pair) for pair in pairs]
+    assert radii[0] > 10
+    assert radii[2] - radii[3] < 1e-7  # a step of the grid is 2**-20
 
 
 def test_noise_small_against_its_grid_rounds_to_the_nearest() -> None:
-    drawn = Randomness(KEY).noise(1).integers(200_000, deviation=0.8)
+    drawn = Randomness(KEY).noise(1, 200_000, deviation=0.8)
     for value in (-2, -1, 0, 1, 2):
         expected = stats.norm.cdf((value + 0.5) / 0.8) - stats.norm.cdf((value - 0.5) / 0.8)
         assert np.mean(drawn == value) == pytest.approx(expected, abs=0.005)
@@ -44,15 +65,15 @@ def test_noise_small_against_its_grid_rounds_to_the_nearest() -> None:
 
 @pytest.mark.parametrize("count", [0, 1, 2, 3, 2**18 - 1, 2**18, 2**18 + 1])
 def test_any_number_of_draws(count: int) -> None:
-    drawn = Randomness(KEY).noise(0).integers(count, deviation=2.0**24)
+    drawn = Randomness(KEY).noise(0, count, deviation=2.0**24)
     assert len(drawn) == count
     assert len(set(drawn.tolist())) >= 0.98 * count  # no piece repeats another
 
 
-def test_the_stream_goes_on_from_call_to_call() -> None:
-    noise = Randomness(KEY).noise(0)
-    first, second = noise.integers(100, deviation=2.0**24), noise.integers(100, deviation=2.0**24)
-    assert not np.array_equal(first, second)
+def test_the_stream_goes_on_from_piece_to_piece() -> None:
+    whole = Randomness(KEY).noise(0, 2**18 + 50, deviation=2.0**24)
+    assert np.array_equal(whole[: 2**18], Randomness(KEY).noise(0, 2**18, deviation=2.0**24))
+    assert not set(whole[2**18 :].tolist()) <= set(whole[: 2**18].tolist())
 
 
 def test_rows_are_taken_each_by_itself() -> None:
@@ -78,11 +99,11 @@ def test_the_same_again_and_nothing_twice() -> None:
     kinds = [
         tuple(one.rows(0, rows=400, batch_size=100).tolist()),
         tuple(one.rows(1, rows=400, batch_size=100).tolist()),
-        *(tuple(one.noise(step).integers(9, deviation=2.0**24)) for step in (0, 1)),
+        *(tuple(one.noise(step, 9, deviation=2.0**24)) for step in (0, 1)),
     ]
     assert len(set(kinds)) == 4
     assert kinds[0] == tuple(same.rows(0, rows=400, batch_size=100).tolist())
-    assert kinds[3] == tuple(same.noise(1).integers(9, deviation=2.0**24))
+    assert kinds[3] == tuple(same.noise(1, 9, deviation=2.0**24))
 
 
 def test_the_key_of_a_turn_follows_from_everything() -> None:
@@ -100,3 +121,11 @@ def test_the_key_of_a_turn_follows_from_everything() -> None:
         changed[place] += 1
         keys.add(turn_key(SEED, *ORIGIN, numbers=tuple(changed)).reveal())
     assert len(keys) == 9
+
+
+def test_a_seed_is_of_its_step_and_row() -> None:
+    one = Randomness(KEY)
+    seeds = {one.seed(step, row) for step in range(20) for row in range(20)}
+    assert len(seeds) == 400
+    assert all(0 <= seed < 2**63 for seed in seeds)
+    assert one.seed(3, 4) == Randomness(Secret(KEY.reveal())).seed(3, 4)

@@ -98,7 +98,7 @@ def test_a_turn_that_is_stopped_goes_on_to_the_same_bits(tmp_path: Path) -> None
     again = worker_of(agreed, checkpoints=shelf())
     again.loss = _counting(again.loss, asked)
     assert again.train(turn, weights, SEED) == whole
-    assert 0 < len(asked) < 30
+    assert 0 < len(asked) < whole.samples
     louder = Mechanism(clip=1.0, noise=1.5)  # the checkpoint of other noise is passed over
     found = worker_of(agreed, mechanism=louder, checkpoints=shelf()).train(turn, weights, SEED)
     assert found == worker_of(agreed, mechanism=louder).train(turn, weights, SEED)
@@ -124,7 +124,7 @@ def test_it_learns_where_rows_are_many() -> None:
 
 def test_batchnorm_is_refused_before_anything_is_trained() -> None:
     agreed = manifest(arguments={"inputs": 6, "hidden": [9], "outputs": 3, "batch_norm": True})
-    with pytest.raises(TrainingError, match="BatchNorm"):
+    with pytest.raises(TrainingError, match="needs rows together"):
         worker_of(agreed)
 
 
