@@ -68,6 +68,24 @@ def test_evaluation_is_the_mean_over_the_holdout() -> None:
     assert worker.evaluate(weights, samples(7)).samples == 7
 
 
+class Writes(torch.nn.Linear):
+    """Writes into what it is given, as an activation in place does where it comes first."""
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        return super().forward(inputs.relu_())
+
+
+def test_a_model_that_writes_into_its_inputs_changes_no_sample() -> None:
+    agreed = manifest(f"{__name__}:Writes", {"in_features": 6, "out_features": 3}, turn_steps=3)
+    given = split(40)
+    before = [part.inputs.clone() for part in (given.train, given.holdout)]
+    worker = Worker(agreed, given, device=CPU)
+    worker.train(schedule(agreed).turn(1), worker.initial(), SEED)
+    worker.evaluate(worker.initial())
+    for part, expected in zip((given.train, given.holdout), before, strict=True):
+        assert torch.equal(part.inputs, expected)
+
+
 def test_without_a_holdout_there_is_nothing_to_measure() -> None:
     worker = Worker(manifest(), Split(samples(9), samples(0)), device=CPU)
     found = worker.evaluate(worker.initial())
