@@ -132,9 +132,9 @@ def _within(
     if math.isinf(budget):
         return None, None
     _, steps = order.turn_run(training, training.epochs - 1, rows=rows)
-    planned = Steps(count=steps, batch_size=min(training.batch_size, rows), rows=rows, noise=0.0)
-    noise = least_noise([], planned, budget, arguments.delta)
-    spent = Steps(count=steps, batch_size=planned.batch_size, rows=rows, noise=noise)
+    batch_size = min(training.batch_size, rows)
+    noise = least_noise(steps, batch_size=batch_size, rows=rows, budget=budget, delta=arguments.delta)
+    spent = Steps(count=steps, batch_size=batch_size, rows=rows, noise=noise)
     return Mechanism(clip=arguments.clip, noise=noise), epsilon([spent], arguments.delta)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from pathlib import Path
 from typing import Any
@@ -87,7 +88,8 @@ def status_text(found: dict[str, Any], *, now: float) -> str:
         lines.append(f"  checkpoint of the turn under way: {_ago(found['checkpoint_at'], now)}")
     if budget := found.get("privacy"):
         spent, allowed, delta = budget["epsilon"], budget["budget"], budget["delta"]
-        lines.append(f"  differential privacy: epsilon {spent:.3f} of {allowed:g} spent, at delta {delta:g}")
+        up = math.ceil(1000 * spent) / 1000
+        lines.append(f"  differential privacy: epsilon {up:g} of {allowed:g} spent, at delta {delta:g}")
     for gone, words in (("dropped", "dropped by this organisation"), ("left", "left")):
         lines += [f"  {words}: {', '.join(found[gone])}"] if found.get(gone) else []
     if (gone_on := without_this_peer(found)) is not None:

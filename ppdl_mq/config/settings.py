@@ -87,7 +87,7 @@ class Privacy(Section):
     """
 
     epsilon: float = Field(gt=0, le=100, allow_inf_nan=False)
-    delta: float = Field(ge=1e-15, lt=0.1, allow_inf_nan=False)
+    delta: float = Field(ge=1e-9, lt=0.1, allow_inf_nan=False)
     clip: float = Field(default=1.0, ge=1e-9, le=1e9, allow_inf_nan=False)
     noise: float | None = Field(default=None, ge=0.3, le=10_000, allow_inf_nan=False)
     unprotected_holdout: bool = False

@@ -48,15 +48,24 @@ class Spending:
         self._training = training
         self._rows = rows
         self._batch_size = min(training.batch_size, rows)
-        kept = self._as_begun() if has_begun(journal) else self._anew()
+        is_begun = has_begun(journal)
+        kept = self._as_begun() if is_begun else self._anew()
         self._refuse_if_over(kept)
-        if not has_begun(journal):
+        if not is_begun:
             journal.keep_secret_fact(_FACT, kept)
         self.mechanism = Mechanism(clip=kept["clip"], noise=kept["noise"])
 
     def _anew(self) -> dict[str, Any]:
-        noise = self._least_noise() if self._privacy.noise is None else self._privacy.noise
-        return {"clip": self._privacy.clip, "noise": noise, "next": 0, "spent": []}
+        privacy, noise = self._privacy, self._privacy.noise
+        if noise is None:
+            noise = accountant.least_noise(
+                self._steps_from(0),
+                batch_size=self._batch_size,
+                rows=self._rows,
+                budget=privacy.epsilon,
+                delta=privacy.delta,
+            )
+        return {"clip": privacy.clip, "noise": noise, "next": 0, "spent": []}
 
     def _as_begun(self) -> dict[str, Any]:
         """Return what the trial was begun with, and what was spent.
@@ -124,14 +133,15 @@ class Spending:
 
     def _to_come(self, kept: dict[str, Any]) -> Steps:
         """Return the steps of the turns that are not charged yet."""
-        turns = self._training.epochs * self._training.turns_per_epoch
-        first, _ = order.turn_run(self._training, kept["next"], rows=self._rows)
-        last, _ = order.turn_run(self._training, turns, rows=self._rows)
-        return Steps(count=last - first, batch_size=self._batch_size, rows=self._rows, noise=kept["noise"])
+        count = self._steps_from(kept["next"])
+        return Steps(count=count, batch_size=self._batch_size, rows=self._rows, noise=kept["noise"])
 
-    def _least_noise(self) -> float:
-        planned = self._to_come({"next": 0, "noise": 0.0})
-        return accountant.least_noise([], planned, self._privacy.epsilon, self._privacy.delta)
+    def _steps_from(self, ordinal: int) -> int:
+        """Return how many steps the turns from this one on have."""
+        turns = self._training.epochs * self._training.turns_per_epoch
+        first, _ = order.turn_run(self._training, ordinal, rows=self._rows)
+        last, _ = order.turn_run(self._training, turns, rows=self._rows)
+        return last - first
 
     def _refuse_if_over(self, kept: dict[str, Any]) -> None:
         to_come = self._to_come(kept)

@@ -65,7 +65,7 @@ class Origin:
         base: the flat state that it begins from.
         layout: digest of the state's layout.
         seed_mark: a number that follows from the sample seed, and from which nothing of use follows.
-        rows: of the peer's training samples. (Which ones, nobody checks.)
+        rows: of the peer's training samples. (Which ones, nobody checks without differential privacy.)
         device: where it is computed.
         private: clip, noise and digest of the rows where there is differential privacy; else empty.
     """

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import math
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -158,10 +159,14 @@ class Worker:
             flatten.check_finite(result, self.layout)
         except NotFinite as error:
             raise NotFinite(error.message, hint=_TOO_FAST) from None
-        # A private turn does not end by its loss: what stops a peer is seen by all, and its loss has no noise.
-        if self.mechanism is None and tally.loss is not None and not abs(tally.loss) < float("inf"):
-            raise NotFinite("The training loss became NaN or infinite.", hint=_TOO_FAST)
-        return TurnResult(weights=result, steps=tally.steps, samples=tally.samples, loss=tally.loss)
+        loss = tally.loss
+        if loss is not None and not math.isfinite(loss):
+            if gradient is None:
+                raise NotFinite("The training loss became NaN or infinite.", hint=_TOO_FAST)
+            loss = None  # it has no noise: a private turn must not end by it, which all would see
+        if gradient is not None:
+            gradient.say()
+        return TurnResult(weights=result, steps=tally.steps, samples=tally.samples, loss=loss)
 
     def forget(self, number: int) -> None:
         """Remove the checkpoint of a turn whose result is safe; may be called from another thread.
@@ -261,8 +266,11 @@ class Worker:
         train = self.split.train
         rows = min(2, len(train))
         module = copy.deepcopy(self.module).eval()
+        tried = train.inputs[:rows].clone()  # a model may write into it
+        if self.mechanism is not None:
+            tried.zero_()  # whether a peer begins at all must not depend on a row
         with torch.no_grad(), loop.torch_errors("The model does not take the data"):
-            outputs = module(train.inputs[:rows].clone().to(self.device))  # a model may write into it
+            outputs = module(tried.to(self.device))
         given = tuple(outputs.shape) if isinstance(outputs, torch.Tensor) else ()
         classes = self.manifest.data.classes
         needed = (
@@ -278,8 +286,9 @@ class Worker:
     def _check_private(self) -> None:
         """Find out whether the model can be trained row by row."""
         module, train = copy.deepcopy(self.module).train(), self.split.train
+        one, target = (torch.zeros_like(each[0], device=self.device) for each in (train.inputs, train.targets))
         with determinism.seeded(0, self.device):
-            check_model(module, self.loss, train.inputs[0].to(self.device), train.targets[0].to(self.device))
+            check_model(module, self.loss, one, target)
 
     def _check_single_rows(self) -> None:
         """Find out whether the model cannot train on the one row that is left over."""
@@ -289,7 +298,7 @@ class Worker:
         module = copy.deepcopy(self.module).train()
         try:
             with torch.no_grad(), determinism.seeded(0, self.device):
-                module(self.split.train.inputs[:1].to(self.device))
+                module(self.split.train.inputs[:1].clone().to(self.device))
         except ValueError as error:  # what torch's BatchNorm raises
             raise TrainingError(
                 f"With batch_size {batch_size}, {self.rows} rows leave a batch of one row, on which the model's "

@@ -75,8 +75,10 @@ class Writes(torch.nn.Linear):
         return super().forward(inputs.relu_())
 
 
-def test_a_model_that_writes_into_its_inputs_changes_no_sample() -> None:
-    agreed = manifest(f"{__name__}:Writes", {"in_features": 6, "out_features": 3}, turn_steps=3)
+@pytest.mark.parametrize("batch_size", [8, 13])  # of 40 rows 13 leave one
+def test_a_model_that_writes_into_its_inputs_changes_no_sample(batch_size: int) -> None:
+    model = (f"{__name__}:Writes", {"in_features": 6, "out_features": 3})
+    agreed = manifest(*model, turn_steps=3, batch_size=batch_size)
     given = split(40)
     before = [part.inputs.clone() for part in (given.train, given.holdout)]
     worker = Worker(agreed, given, device=CPU)

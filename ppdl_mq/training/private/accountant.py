@@ -62,32 +62,31 @@ def epsilon(steps: Iterable[Steps], delta: float) -> float:
     return max(0.0, float(spent))
 
 
-def least_noise(spent: Iterable[Steps], planned: Steps, budget: float, delta: float) -> float:
-    """Return the least noise with which planned steps, after those that are spent, stay within a budget.
+def least_noise(count: int, *, batch_size: int, rows: int, budget: float, delta: float) -> float:
+    """Return the least noise with which steps stay within a budget.
 
     Args:
-        spent: steps of before.
-        planned: those to come; their noise is passed over.
+        count: of the steps.
+        batch_size: rows of a step on average.
+        rows: of all.
         budget: the largest epsilon.
         delta: at which.
 
     Returns:
-        A multiple of 0.0001.
+        A multiple of 0.0001, in units of the clip.
 
     Raises:
         PrivacyBudget: no noise is enough, or the library that counts is not installed.
     """
-    before = list(spent)
 
     def fits(noise: float) -> bool:
-        to_come = Steps(count=planned.count, batch_size=planned.batch_size, rows=planned.rows, noise=noise)
-        return epsilon([*before, to_come], delta) <= budget
+        return epsilon([Steps(count=count, batch_size=batch_size, rows=rows, noise=noise)], delta) <= budget
 
     low, high = LEAST_NOISE, LEAST_NOISE
     while not fits(high):
         if high >= MOST_NOISE:
             raise PrivacyBudget(
-                f"No noise keeps {planned.count} steps within epsilon {budget:g} at delta {delta:g}.",
+                f"No noise keeps {count} steps within epsilon {budget:g} at delta {delta:g}.",
                 hint="Raise epsilon in [privacy], or agree on fewer epochs.",
             )
         low, high = high, min(MOST_NOISE, 2 * high)
@@ -116,9 +115,9 @@ def _library() -> Any:
     """
     try:
         from opacus.accountants.analysis import rdp
-    except ModuleNotFoundError as error:
+    except ImportError as error:
         raise PrivacyBudget(
-            f"Differential privacy needs {error.name}, which is not installed.",
+            f"Differential privacy needs opacus, which cannot be imported ({error.name} is missing).",
             hint="Install it: pip install 'ppdl-mq[privacy]'.",
         ) from error
     return rdp

@@ -15,6 +15,7 @@ import torch
 from torch.func import functional_call
 
 from ppdl_mq.errors import TrainingError
+from ppdl_mq.training import determinism
 from ppdl_mq.training.loop import Loss, torch_errors
 from ppdl_mq.training.private.randomness import Randomness
 
@@ -23,7 +24,8 @@ log = logging.getLogger("ppdl_mq.training")
 GRID_BITS: Final = 20  # a clip is so many bits of the grid on which gradients are added up
 
 _SLACK: Final = 1 + 2.0**-20  # a norm is measured in double precision, with an error far below this
-_FAULTS: Final = (RuntimeError, ValueError, TypeError, IndexError, KeyError, AttributeError, ArithmeticError)
+# Words of what torch raises as a plain RuntimeError where there is too little memory.
+_WANT_OF_MEMORY: Final = ("DefaultCPUAllocator", "ALLOC_FAILED", "out of memory")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,7 +64,7 @@ class PrivateGradient:
         self._randomness = randomness
         self._expected_rows = expected_rows
         self._parameters = trained(module)
-        self._has_failed = False
+        self._rows = self._passed_over = 0
 
     def __call__(self, step: int, batch: torch.Tensor, inputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         """Set the gradients of one step; return the mean loss of its rows, (), 0 without any, which is not private.
@@ -73,23 +75,28 @@ class PrivateGradient:
             inputs: (k, *shape).
             targets: (k) or (k, m).
         """
-        total, losses = torch.zeros(sum(map(_elements, self._parameters)), dtype=torch.int64), 0.0
+        total = torch.zeros(sum(map(_elements, self._parameters)), dtype=torch.int64)
+        losses = []
         for row, one, target in zip(batch.tolist(), inputs, targets, strict=True):
             # Drawn for this row alone: what dropout does to the others must not depend on whether it is here.
-            torch.manual_seed(self._randomness.seed(step, row))
+            determinism.reseed(self._randomness.seed(step, row), one.device)
+            self._rows += 1
             try:
-                gradient, loss = gradient_of_row(self._module, self._loss, self._parameters, one, target)
-            except torch.OutOfMemoryError:
-                raise  # no row's fault
-            except _FAULTS as fault:
-                self._say(fault)
+                gradient, loss = gradient_of_row(self._module, self._loss, one, target)
+            except Exception as fault:
+                if _is_for_want_of_memory(fault):
+                    raise
+                self._passed_over += 1
+                log.debug("A row on which the model fails (%s) counts as none.", type(fault).__name__)
                 continue
+            self._passed_over += not bool(torch.isfinite(gradient).all())
             total += clipped(gradient, self._mechanism.clip).cpu()
-            losses += loss if math.isfinite(loss) else 0.0
+            losses += [loss] if math.isfinite(loss) else []
         deviation = self._mechanism.noise * 2.0**GRID_BITS
         total += torch.from_numpy(self._randomness.noise(step, len(total), deviation=deviation))
         self._put(total.to(torch.float64) * (self._mechanism.clip * 2.0**-GRID_BITS / self._expected_rows))
-        return torch.tensor(losses / max(1, len(batch)), dtype=torch.float64)
+        mean = sum(losses) / len(losses) if losses else math.nan if len(batch) else 0.0
+        return torch.tensor(mean, dtype=torch.float32 if inputs.device.type == "mps" else torch.float64)
 
     def _put(self, gradient: torch.Tensor) -> None:
         """Put a flat gradient into the parameters, in their shapes, dtypes and places."""
@@ -99,39 +106,44 @@ class PrivateGradient:
                 part = torch.view_as_complex(part.reshape(*parameter.shape, 2))
             parameter.grad = part.reshape(parameter.shape).to(parameter.dtype).to(parameter.device)
 
-    def _say(self, fault: Exception) -> None:
-        """Log that a row cannot be trained on: only here, since what stops a peer is seen by all."""
-        if not self._has_failed:
-            self._has_failed = True
-            log.warning("A row on which the model fails (%s) counts as none.", type(fault).__name__)
+    def say(self) -> None:
+        """Log how many rows counted as none: only here, since what stops a peer is seen by all."""
+        if self._passed_over:
+            log.warning(
+                "Of %d rows, %d had no finite gradient, or the model failed on them; they count as none%s.",
+                *(self._rows, self._passed_over),
+                ": nothing but noise was trained" if self._passed_over == self._rows else "",
+            )
 
 
 def trained(module: torch.nn.Module) -> list[torch.nn.Parameter]:
-    """Return the parameters that are trained, each once, in the order of `named_parameters()`."""
+    """Return the parameters that are trained, each once, in the order of `parameters()`."""
     return [each for each in module.parameters() if each.requires_grad]
 
 
 def gradient_of_row(
-    module: torch.nn.Module,
-    loss: Loss,
-    parameters: list[torch.nn.Parameter],
-    one: torch.Tensor,
-    target: torch.Tensor,
+    module: torch.nn.Module, loss: Loss, one: torch.Tensor, target: torch.Tensor
 ) -> tuple[torch.Tensor, float]:
     """Return the gradient of one row, flat in double precision (a complex element is two), and its loss.
 
-    The buffers that the model sees are copies that are thrown away: what one row leaves in them does not meet the next.
+    All that the model sees are copies that are thrown away: a model may write into what it is given, into its buffers
+    and its parameters (torch's Embedding with max_norm does), and what one row leaves there must not meet the next.
 
     Args:
         module: in training mode.
         loss: (outputs, targets) -> mean over the rows.
-        parameters: by which to derive.
-        one: (*shape); it is copied, since a model may write into what it is given.
+        one: (*shape).
         target: () or (m).
     """
+    parameters = {
+        name: torch.nn.Parameter(each.detach().clone(), requires_grad=each.requires_grad)
+        for name, each in module.named_parameters()
+    }
     buffers = {name: each.clone() for name, each in module.named_buffers()}
-    value = loss(functional_call(module, buffers, (one.clone()[None],)), target.clone()[None])
-    found = torch.autograd.grad(value, parameters, allow_unused=True, materialize_grads=True)
+    outputs = functional_call(module, {**parameters, **buffers}, (one.clone()[None],))
+    value = loss(outputs, target.clone()[None])
+    derived = [each for each in parameters.values() if each.requires_grad]
+    found = torch.autograd.grad(value, derived, allow_unused=True, materialize_grads=True)
     return torch.cat([_wide(each) for each in found]), float(value.detach())
 
 
@@ -169,11 +181,16 @@ def check_model(module: torch.nn.Module, loss: Loss, one: torch.Tensor, target: 
                 f"The model has {type(part).__name__}, which needs rows together: no single row could be protected.",
                 hint="Agree on a model without it (batch_norm = false, or GroupNorm), or take [privacy] out.",
             )
-    parameters = trained(module)
-    if not parameters:
+    if not trained(module):
         raise TrainingError("The model has no parameter to train.", hint="Agree on another model.")
     with torch_errors("The model has no gradient of a single row"):
-        gradient_of_row(module, loss, parameters, one, target)
+        gradient_of_row(module, loss, one, target)
+
+
+def _is_for_want_of_memory(fault: Exception) -> bool:
+    """Tell whether the machine has too little memory, which is no row's fault."""
+    is_said = isinstance(fault, RuntimeError) and any(word in str(fault) for word in _WANT_OF_MEMORY)
+    return is_said or isinstance(fault, MemoryError)
 
 
 def _elements(parameter: torch.Tensor) -> int:
