@@ -12,10 +12,12 @@ from typing import Any
 import torch
 
 from ppdl_mq.config.manifest import Manifest
+from ppdl_mq.config.settings import Privacy
 from ppdl_mq.peer.journal import Journal
 from ppdl_mq.peer.progress import STATUS_NAME
 from ppdl_mq.peer.protocols import vector_words
 from ppdl_mq.peer.runner import Runner
+from ppdl_mq.peer.spending import Spending
 from ppdl_mq.protocol.terms import Terms
 from ppdl_mq.training.data.samples import Samples, Split
 from ppdl_mq.training.order import rehearsal_seed
@@ -61,6 +63,7 @@ class TrialInProcess:
         patience_s: float = 60.0,
         audit_rate: float = 0.0,
         broker_wait_s: float = 20.0,
+        privacy: Privacy | None = None,
     ) -> None:
         self.manifest = manifest
         self.folder = folder
@@ -70,6 +73,7 @@ class TrialInProcess:
         self.patience_s = patience_s
         self.audit_rate = audit_rate
         self.broker_wait_s = broker_wait_s
+        self.privacy = privacy
         self.runners: dict[str, Runner] = {}
         self.errors: dict[str, BaseException] = {}
 
@@ -80,7 +84,11 @@ class TrialInProcess:
             identity = identity_of(name)
             journal = Journal(self.folder / name, trial_id=trial_id(manifest), identity=identity)
             try:
-                worker = Worker(manifest, self.splits[name], device=torch.device("cpu"))
+                split, spending, mechanism = self.splits[name], None, None
+                if self.privacy is not None:
+                    spending = Spending(journal, self.privacy, manifest.training, rows=len(split.train))
+                    mechanism = spending.mechanism
+                worker = Worker(manifest, split, device=torch.device("cpu"), mechanism=mechanism)
                 words = vector_words(manifest, worker.layout)
                 terms = Terms.of(manifest, identity, layout=worker.layout.digest(), software="tests", words=words)
                 runner = self.runners[name] = Runner(
@@ -94,6 +102,7 @@ class TrialInProcess:
                     broker_wait_s=self.broker_wait_s,
                     patience_s=self.patience_s,
                     audit_rate=self.audit_rate,
+                    spending=spending,
                 )
                 runner.run()
             finally:

@@ -12,6 +12,7 @@ import pytest
 
 from ppdl_mq.config.listening import Listening, parse_listening
 from ppdl_mq.config.manifest import Manifest
+from ppdl_mq.config.settings import Privacy
 from ppdl_mq.peer.exporter import Exporter
 from ppdl_mq.peer.figures import FIGURES
 from ppdl_mq.transport.memory import MemoryRelay, MemoryTransport
@@ -133,10 +134,12 @@ def check_course(seen: list[Samples], status: dict[str, float]) -> None:
     assert len({labels for samples in seen for name, labels in samples if name == "ppdl_mq_phase"}) > 1
 
 
-def at_the_end(manifest: Manifest, folder: Path) -> tuple[TrialInProcess, dict[str, Samples]]:
+def at_the_end(
+    manifest: Manifest, folder: Path, *, privacy: Privacy | None = None
+) -> tuple[TrialInProcess, dict[str, Samples]]:
     """Run a trial in this process; return it and what each peer's metrics, the private ones too, say of its end."""
     relay = MemoryRelay()
-    trial = TrialInProcess(manifest, folder, lambda _: MemoryTransport(relay))
+    trial = TrialInProcess(manifest, folder, lambda _: MemoryTransport(relay), privacy=privacy)
     trial.run()
     found = {}
     for name, runner in trial.runners.items():
@@ -188,5 +191,8 @@ def test_the_end_of_masked_average(tmp_path: Path) -> None:
 def test_every_metric_comes_from_a_real_trial(tmp_path: Path) -> None:
     """None is in the table that no peer ever shows."""
     shown = {name for name, _ in at_the_end(manifest_for(protocol="server-aided"), tmp_path / "turns")[1]["anna"]}
-    shown |= {name for name, _ in at_the_end(agreed(3), tmp_path / "rounds")[1]["anna"]}
+    privacy = Privacy(epsilon=50.0, delta=0.01, noise=2.0)
+    private = at_the_end(agreed(3), tmp_path / "rounds", privacy=privacy)[1]["anna"]
+    assert 0 < private["ppdl_mq_privacy_epsilon", ()] < private["ppdl_mq_privacy_epsilon_budget", ()] == 50
+    shown |= {name for name, _ in private}
     assert {figure.name for figure in FIGURES} - shown == WHILE_WAITING | OTHERWISE
