@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ from ppdl_mq.cli.terminal import Terminal, json_option
 from ppdl_mq.config import limits
 from ppdl_mq.config.reading import read_manifest, read_settings
 from ppdl_mq.peer import health
-from ppdl_mq.peer.status import has_ended, is_of_rounds, read_status, without_this_peer
+from ppdl_mq.peer.status import epsilon_text, has_ended, is_of_rounds, read_status, without_this_peer
 from ppdl_mq.protocol.phases import Phase
 
 
@@ -88,8 +87,7 @@ def status_text(found: dict[str, Any], *, now: float) -> str:
         lines.append(f"  checkpoint of the turn under way: {_ago(found['checkpoint_at'], now)}")
     if budget := found.get("privacy"):
         spent, allowed, delta = budget["epsilon"], budget["budget"], budget["delta"]
-        up = math.ceil(1000 * spent) / 1000
-        lines.append(f"  differential privacy: epsilon {up:g} of {allowed:g} spent, at delta {delta:g}")
+        lines.append(f"  differential privacy: epsilon {epsilon_text(spent)} of {allowed:g} spent, at delta {delta:g}")
     for gone, words in (("dropped", "dropped by this organisation"), ("left", "left")):
         lines += [f"  {words}: {', '.join(found[gone])}"] if found.get(gone) else []
     if (gone_on := without_this_peer(found)) is not None:

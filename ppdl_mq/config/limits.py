@@ -59,6 +59,10 @@ MAX_STATE_BYTES: Final = 16 * 1024 * 1024  # of a machine's state in the journal
 MAX_PARKED_PER_SENDER: Final = 4  # parts that cannot be opened before the session is known
 MAX_REFUSED_HEAD_BYTES: Final = 256  # of a refused message, kept for inspection
 
+# The noise of differential privacy, in units of the clip: less protects nobody, more trains nothing.
+LEAST_NOISE: Final = 0.3
+MOST_NOISE: Final = 10_000.0
+
 # What people see, in seconds.
 INBOX_EVERY_S: Final = 30.0  # between two looks at how much waits in the own inbox
 HEALTHY_S: Final = 120.0  # a status that is older is one of a loop that hangs

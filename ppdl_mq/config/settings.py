@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from ppdl_mq.config import listening
+from ppdl_mq.config import limits, listening
 from ppdl_mq.config.manifest import MODELS, CallablePath, Section
 
 AllowedModel = Annotated[
@@ -89,7 +89,7 @@ class Privacy(Section):
     epsilon: float = Field(gt=0, le=100, allow_inf_nan=False)
     delta: float = Field(ge=1e-9, lt=0.1, allow_inf_nan=False)
     clip: float = Field(default=1.0, ge=1e-9, le=1e9, allow_inf_nan=False)
-    noise: float | None = Field(default=None, ge=0.3, le=10_000, allow_inf_nan=False)
+    noise: float | None = Field(default=None, ge=limits.LEAST_NOISE, le=limits.MOST_NOISE, allow_inf_nan=False)
     unprotected_holdout: bool = False
 
 

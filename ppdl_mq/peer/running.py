@@ -72,8 +72,6 @@ def run_peer(
         seed = _sample_seed(journal, settings, name)
         split = load_split(settings.data, manifest, seed, folder=folder)
         spending = spending_of(journal, settings, manifest, split)
-        if spending is not None:
-            spending.say()
         checkpoints = Checkpoints(journal.folder, every_s=settings.checkpoint_s)
         if not settings.checkpoint_s:
             checkpoints.clear()

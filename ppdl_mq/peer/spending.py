@@ -10,7 +10,6 @@ Source: docs/PRIVACY.md, "Accounting".
 from __future__ import annotations
 
 import logging
-import math
 from typing import Any, Final
 
 from ppdl_mq.config.manifest import Manifest, Training
@@ -18,6 +17,7 @@ from ppdl_mq.config.settings import PeerSettings, Privacy
 from ppdl_mq.errors import PeerFileError, PrivacyBudget
 from ppdl_mq.peer.driver import has_begun
 from ppdl_mq.peer.journal import Journal
+from ppdl_mq.peer.status import epsilon_text
 from ppdl_mq.training import order
 from ppdl_mq.training.data.samples import Split
 from ppdl_mq.training.private import accountant
@@ -73,7 +73,7 @@ class Spending:
         Raises:
             PrivacyBudget: it was begun in another way.
         """
-        kept = self._journal.secret_fact(_FACT)
+        kept = self._kept()
         if kept is None:
             raise PrivacyBudget(
                 "This trial was begun without differential privacy, which cannot be had for what was sent already.",
@@ -85,16 +85,15 @@ class Spending:
                     f"The {name} of this trial is {kept[name]} since it was begun, not {given}.",
                     hint="Put it back: a turn that is trained again must come to the same bits.",
                 )
-        return dict(kept)
+        return kept
 
     def say(self) -> None:
         """Log what the whole trial costs."""
         kept = self._kept()
-        whole = accountant.epsilon([*_spent(kept), self._to_come(kept)], self._privacy.delta)
         log.info(
             "Differential privacy of each of %d training rows: by its end this trial costs epsilon %s of %g, at delta "
             "%g, with noise of %g times the clip %g in each step.",
-            *(self._rows, _up(whole), self._privacy.epsilon, self._privacy.delta),
+            *(self._rows, epsilon_text(self._whole(kept)), self._privacy.epsilon, self._privacy.delta),
             *(self.mechanism.noise, self.mechanism.clip),
         )
 
@@ -131,10 +130,11 @@ class Spending:
         kept: dict[str, Any] = self._journal.secret_fact(_FACT)
         return kept
 
-    def _to_come(self, kept: dict[str, Any]) -> Steps:
-        """Return the steps of the turns that are not charged yet."""
+    def _whole(self, kept: dict[str, Any]) -> float:
+        """Return what the whole trial costs: the turns that are charged, and those that are not yet."""
         count = self._steps_from(kept["next"])
-        return Steps(count=count, batch_size=self._batch_size, rows=self._rows, noise=kept["noise"])
+        to_come = Steps(count=count, batch_size=self._batch_size, rows=self._rows, noise=kept["noise"])
+        return accountant.epsilon([*_spent(kept), to_come], self._privacy.delta)
 
     def _steps_from(self, ordinal: int) -> int:
         """Return how many steps the turns from this one on have."""
@@ -144,12 +144,12 @@ class Spending:
         return last - first
 
     def _refuse_if_over(self, kept: dict[str, Any]) -> None:
-        to_come = self._to_come(kept)
-        whole = accountant.epsilon([*_spent(kept), to_come], self._privacy.delta)
-        if to_come.count and whole > self._privacy.epsilon:  # what is spent is spent, and the others may need its end
+        # Once all turns are charged, what is spent is spent, and the others may need this peer's last words.
+        whole = self._whole(kept)
+        if self._steps_from(kept["next"]) and whole > self._privacy.epsilon:
             raise PrivacyBudget(
-                f"By its end this trial would cost epsilon {_up(whole)} at delta {self._privacy.delta:g}, and the "
-                f"settings allow {self._privacy.epsilon:g}.",
+                f"By its end this trial would cost epsilon {epsilon_text(whole)} at delta {self._privacy.delta:g}, and "
+                f"the settings allow {self._privacy.epsilon:g}.",
                 hint="Raise noise or epsilon in [privacy] before the trial begins, or agree on fewer epochs.",
             )
 
@@ -197,13 +197,10 @@ def spending_of(journal: Journal, settings: PeerSettings, manifest: Manifest, sp
         )
     if settings.sample_seed is not None:
         log.warning("The noise follows from sample_seed, which is easily guessed: this rehearsal protects no row.")
-    return Spending(journal, privacy, manifest.training, rows=rows)
+    spending = Spending(journal, privacy, manifest.training, rows=rows)
+    spending.say()
+    return spending
 
 
 def _spent(kept: dict[str, Any]) -> list[Steps]:
     return [Steps(count=count, batch_size=size, rows=rows, noise=noise) for count, size, rows, noise in kept["spent"]]
-
-
-def _up(epsilon: float) -> str:
-    """Return an epsilon in words, rounded up."""
-    return f"{math.ceil(epsilon * 1000) / 1000:g}"

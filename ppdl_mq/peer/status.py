@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import json
+import math
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -199,6 +200,11 @@ def without_this_peer(status: Mapping[str, Any]) -> str | None:
     if not names or has_ended(status):
         return None
     return f"{', '.join(names)} {'goes' if len(names) == 1 else 'go'} on without this organisation."
+
+
+def epsilon_text(epsilon: float) -> str:
+    """Return what differential privacy costs, in words: rounded up, since it is a bound."""
+    return f"{math.ceil(1000 * epsilon) / 1000:g}"
 
 
 def known_folders(settings: PeerSettings) -> list[Path]:

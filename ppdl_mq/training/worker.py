@@ -205,7 +205,7 @@ class Worker:
                 if between is not None:
                     between()
                 targets = samples.targets[start : start + _EVALUATION_ROWS].to(self.device)
-                outputs = self.module(samples.inputs[start : start + _EVALUATION_ROWS].clone().to(self.device))
+                outputs = self.module(samples.inputs[start : start + _EVALUATION_ROWS].to(self.device, copy=True))
                 loss += self.loss(outputs, targets).item() * len(targets)
                 right += self._right(outputs, targets)
         accuracy = None if self.manifest.training.loss == "mse" else right / rows
@@ -266,11 +266,11 @@ class Worker:
         train = self.split.train
         rows = min(2, len(train))
         module = copy.deepcopy(self.module).eval()
-        tried = train.inputs[:rows].clone()  # a model may write into it
+        tried = train.inputs[:rows].to(self.device, copy=True)  # a model may write into it
         if self.mechanism is not None:
             tried.zero_()  # whether a peer begins at all must not depend on a row
         with torch.no_grad(), loop.torch_errors("The model does not take the data"):
-            outputs = module(tried.to(self.device))
+            outputs = module(tried)
         given = tuple(outputs.shape) if isinstance(outputs, torch.Tensor) else ()
         classes = self.manifest.data.classes
         needed = (
@@ -298,7 +298,7 @@ class Worker:
         module = copy.deepcopy(self.module).train()
         try:
             with torch.no_grad(), determinism.seeded(0, self.device):
-                module(self.split.train.inputs[:1].clone().to(self.device))
+                module(self.split.train.inputs[:1].to(self.device, copy=True))
         except ValueError as error:  # what torch's BatchNorm raises
             raise TrainingError(
                 f"With batch_size {batch_size}, {self.rows} rows leave a batch of one row, on which the model's "

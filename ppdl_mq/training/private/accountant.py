@@ -19,12 +19,11 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
+from ppdl_mq.config import limits
 from ppdl_mq.errors import PrivacyBudget
 
 _ORDERS: Final = (*(1 + each / 10 for each in range(1, 100)), *range(11, 64), 80, 96, 128, 192, 256, 384, 512)
 _NOISES_IN_ONE: Final = 10_000
-LEAST_NOISE: Final = 0.3
-MOST_NOISE: Final = 10_000.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,14 +81,14 @@ def least_noise(count: int, *, batch_size: int, rows: int, budget: float, delta:
     def fits(noise: float) -> bool:
         return epsilon([Steps(count=count, batch_size=batch_size, rows=rows, noise=noise)], delta) <= budget
 
-    low, high = LEAST_NOISE, LEAST_NOISE
+    low = high = limits.LEAST_NOISE
     while not fits(high):
-        if high >= MOST_NOISE:
+        if high >= limits.MOST_NOISE:
             raise PrivacyBudget(
                 f"No noise keeps {count} steps within epsilon {budget:g} at delta {delta:g}.",
                 hint="Raise epsilon in [privacy], or agree on fewer epochs.",
             )
-        low, high = high, min(MOST_NOISE, 2 * high)
+        low, high = high, min(limits.MOST_NOISE, 2 * high)
     while high - low > 0.25 / _NOISES_IN_ONE:
         middle = (low + high) / 2
         low, high = (low, middle) if fits(middle) else (middle, high)

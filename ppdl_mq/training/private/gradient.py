@@ -64,6 +64,7 @@ class PrivateGradient:
         self._randomness = randomness
         self._expected_rows = expected_rows
         self._parameters = trained(module)
+        self._sizes = [each.numel() * (2 if each.is_complex() else 1) for each in self._parameters]
         self._rows = self._passed_over = 0
 
     def __call__(self, step: int, batch: torch.Tensor, inputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
@@ -75,7 +76,7 @@ class PrivateGradient:
             inputs: (k, *shape).
             targets: (k) or (k, m).
         """
-        total = torch.zeros(sum(map(_elements, self._parameters)), dtype=torch.int64)
+        total = torch.zeros(sum(self._sizes), dtype=torch.int64)
         losses = []
         for row, one, target in zip(batch.tolist(), inputs, targets, strict=True):
             # Drawn for this row alone: what dropout does to the others must not depend on whether it is here.
@@ -89,8 +90,11 @@ class PrivateGradient:
                 self._passed_over += 1
                 log.debug("A row on which the model fails (%s) counts as none.", type(fault).__name__)
                 continue
-            self._passed_over += not bool(torch.isfinite(gradient).all())
-            total += clipped(gradient, self._mechanism.clip).cpu()
+            taken = clipped(gradient, self._mechanism.clip)
+            if taken is None:
+                self._passed_over += 1
+            else:
+                total += taken.cpu()
             losses += [loss] if math.isfinite(loss) else []
         deviation = self._mechanism.noise * 2.0**GRID_BITS
         total += torch.from_numpy(self._randomness.noise(step, len(total), deviation=deviation))
@@ -100,8 +104,7 @@ class PrivateGradient:
 
     def _put(self, gradient: torch.Tensor) -> None:
         """Put a flat gradient into the parameters, in their shapes, dtypes and places."""
-        sizes = [_elements(each) for each in self._parameters]
-        for parameter, part in zip(self._parameters, torch.split(gradient, sizes), strict=True):
+        for parameter, part in zip(self._parameters, torch.split(gradient, self._sizes), strict=True):
             if parameter.is_complex():
                 part = torch.view_as_complex(part.reshape(*parameter.shape, 2))
             parameter.grad = part.reshape(parameter.shape).to(parameter.dtype).to(parameter.device)
@@ -147,11 +150,11 @@ def gradient_of_row(
     return torch.cat([_wide(each) for each in found]), float(value.detach())
 
 
-def clipped(gradient: torch.Tensor, clip: float) -> torch.Tensor:
+def clipped(gradient: torch.Tensor, clip: float) -> torch.Tensor | None:
     """Return a gradient that is no longer than the clip, in units of clip / 2**GRID_BITS: int64 (n).
 
-    Whatever the gradient is, the L2 norm of the result is at most 2**GRID_BITS: elements are rounded towards zero. One
-    that is not finite becomes 0.
+    Whatever the gradient is, the L2 norm of the result is at most 2**GRID_BITS: elements are rounded towards zero.
+    Of one that is not finite nothing is taken: None.
 
     Args:
         gradient: double precision, (n).
@@ -159,7 +162,7 @@ def clipped(gradient: torch.Tensor, clip: float) -> torch.Tensor:
     """
     norm = float(gradient.square().sum().sqrt())
     if not math.isfinite(norm):
-        return torch.zeros_like(gradient, dtype=torch.int64)
+        return None
     return (gradient * (2.0**GRID_BITS / max(norm * _SLACK, clip))).trunc().to(torch.int64)
 
 
@@ -191,10 +194,6 @@ def _is_for_want_of_memory(fault: Exception) -> bool:
     """Tell whether the machine has too little memory, which is no row's fault."""
     is_said = isinstance(fault, RuntimeError) and any(word in str(fault) for word in _WANT_OF_MEMORY)
     return is_said or isinstance(fault, MemoryError)
-
-
-def _elements(parameter: torch.Tensor) -> int:
-    return parameter.numel() * (2 if parameter.is_complex() else 1)
 
 
 def _wide(gradient: torch.Tensor) -> torch.Tensor:
